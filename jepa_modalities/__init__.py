@@ -1,0 +1,34 @@
+"""jepa_modalities: masked latent prediction for many kinds of data, with its controls beside it.
+
+Public names are loaded on first use, so that `import jepa_modalities` stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "pretrain": "jepa_modalities.api",
+    "load": "jepa_modalities.api",
+    "evaluate": "jepa_modalities.api",
+    "recipes": "jepa_modalities.api",
+    "Run": "jepa_modalities.api",
+    "PretrainedEncoder": "jepa_modalities.api",
+}
+__all__ = ["PretrainedEncoder", "Run", "__version__", "evaluate", "load", "pretrain", "recipes"]
+
+if TYPE_CHECKING:
+    from jepa_modalities.api import PretrainedEncoder, Run, evaluate, load, pretrain, recipes
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'jepa_modalities' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

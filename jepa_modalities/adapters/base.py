@@ -1,0 +1,216 @@
+"""The Adapter protocol, and the one function that turns a run's choices into a JEPA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from jepa_modalities.config import RunConfig
+from jepa_modalities.core.batch import Batch, Tokens
+from jepa_modalities.core.draw import Draw
+from jepa_modalities.core.encoder import TokenEncoder
+from jepa_modalities.core.jepa import JEPA
+from jepa_modalities.core.losses import Gather, Prediction, Regulariser
+from jepa_modalities.core.masking import BlockMasker, Masker, Masks, RandomMasker
+from jepa_modalities.core.positions import LearnedPosition, SinCosPosition
+from jepa_modalities.core.predictor import Predictor
+from jepa_modalities.core.target import EmaTarget, HandOver, Target
+
+# One micro-batch: row numbers of this process, and the random numbers that belong to them.
+Plan = Iterable[tuple[Tensor, Draw]]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the core must know of a tokenised sample.
+
+    Attributes:
+        features: width of a raw token.
+        grid: tokens per axis, e.g. (rows, columns).
+    """
+
+    features: int
+    grid: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per sample."""
+        count = 1
+        for size in self.grid:
+            count *= size
+        return count
+
+
+class Modality(Protocol):
+    """What loading and using an encoder needs to know: no data, no training."""
+
+    Config: type[Any]
+
+    @staticmethod
+    def geometry(config: Any) -> Geometry:
+        """Token width and grid of a run."""
+
+    @staticmethod
+    def embedding(config: Any) -> nn.Module:
+        """The first learned layer."""
+
+    @staticmethod
+    def tokenizer(config: Any) -> nn.Module:
+        """A tokenizer with blank statistics, to be filled from the encoder file."""
+
+    @staticmethod
+    def read(config: Any, raw: Any) -> Any:
+        """A user's data as the tokenizer takes it."""
+
+
+class Adapter(Protocol):
+    """One modality: how raw samples become tokens, batches, targets and scores.
+
+    The constructor opens and checks the data and fits what needs no gradient (a dictionary), so that
+    every complaint comes before long work. Everything random is a function of its arguments.
+    """
+
+    config: Any
+    geometry: Geometry
+    tokenizer: nn.Module
+
+    def __len__(self) -> int:
+        """Training samples."""
+
+    def embedding(self) -> nn.Module:
+        """The first learned layer: raw tokens -> width."""
+
+    def target(self) -> tuple[nn.Module, int] | None:
+        """The fixed target's function and width, or None for EMA latents alone."""
+
+    def feed(
+        self, plan: Plan, masker: Masker | None, device: torch.device
+    ) -> Iterator[tuple[Batch, Masks | None]]:
+        """Batches and masks on the device, in the plan's order."""
+
+    def monitor(self) -> tuple[Tokens, Tensor | None]:
+        """A fixed subset of the training samples for the collapse monitor and the online probe."""
+
+    def evaluate(self, encoders: dict[str, list[nn.Module]], run: Path) -> dict[str, float]:
+        """Score encoders and controls: flat metrics."""
+
+    def pictures(self, encoders: dict[str, list[nn.Module]]) -> dict[str, Any]:
+        """Pictures for the report."""
+
+
+def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> TokenEncoder:
+    """The encoder of a run, freshly drawn from torch's global generator."""
+    choice = config.encoder
+    position: nn.Module
+    if choice.position == "learned":
+        position = LearnedPosition(geometry.num_tokens, choice.dim)
+    else:
+        position = SinCosPosition(choice.dim, choice.position_scale)
+    return TokenEncoder(
+        embed,
+        position,
+        choice.dim,
+        choice.depth,
+        choice.heads,
+        choice.mlp_ratio,
+        choice.num_prefix,
+        choice.init,
+        choice.rescale,
+    )
+
+
+def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
+    """The masker of a run; None without masked prediction.
+
+    Raises:
+        ValueError: settings that no sample can satisfy.
+    """
+    mask = config.mask
+    if mask.kind == "none":
+        return None
+    if mask.kind == "random":
+        return RandomMasker(geometry.num_tokens, mask.keep)
+    rows, columns = geometry.grid if len(geometry.grid) == 2 else (1, geometry.num_tokens)
+    return BlockMasker(
+        (rows, columns),
+        mask.num_targets,
+        mask.target_scale,
+        mask.target_aspect,
+        mask.context_scale,
+        min_keep=mask.min_keep,
+        lengths=mask.lengths,
+        reference=mask.reference,
+    )
+
+
+def build_target(config: RunConfig, fixed: tuple[nn.Module, int] | None) -> Target:
+    """EMA latents, a fixed function, or a hand-over from the second to the first."""
+    from jepa_modalities.core.target import FixedTarget
+
+    choice = config.target
+    latent = EmaTarget(config.encoder.dim, choice.layer_norm, choice.layers)
+    if fixed is None:
+        if choice.handover is not None:
+            raise ValueError("target.handover needs a fixed target.kind to begin with, not 'ema'")
+        return latent
+    first = FixedTarget(*fixed)
+    if choice.handover is None:
+        return first
+    return HandOver(first, latent, *choice.handover, choice.rest)
+
+
+def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x) -> JEPA:
+    """The method that a run's choices describe, freshly drawn from (train.seed).
+
+    Raises:
+        ValueError: choices that exclude each other.
+    """
+    if config.mask.kind == "none" and config.regulariser.kind == "none":
+        raise ValueError(
+            "mask.kind = 'none' and regulariser.kind = 'none' leave nothing to learn from; "
+            "give one of them"
+        )
+    if config.regulariser.kind != "none" and config.train.accumulate > 1:
+        raise ValueError(
+            f"train.accumulate = {config.train.accumulate} with regulariser.kind = "
+            f"{config.regulariser.kind!r}: its statistics need the whole batch at once; set "
+            f"train.accumulate to 1 or use more processes"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        encoder = build_encoder(config, adapter.geometry, adapter.embedding())
+        predictor, target = None, None
+        terms: list[nn.Module] = []
+        if config.mask.kind != "none":
+            target = build_target(config, adapter.target())
+            heads = config.predictor.heads or config.encoder.heads
+            predictor = Predictor(
+                config.encoder.dim,
+                config.predictor.width,
+                config.predictor.depth,
+                heads,
+                target.dim,
+                init=config.encoder.init,
+                rescale=config.encoder.rescale,
+            )
+            terms.append(Prediction(config.loss.prediction, config.loss.weight))
+        choice = config.regulariser
+        if choice.kind != "none":
+            predicted = target.dim if target is not None else config.encoder.dim
+            dim = predicted if choice.source.startswith("predicted") else config.encoder.dim
+            terms.append(
+                Regulariser(
+                    choice.source,
+                    dim,
+                    choice.widths,
+                    choice.kind,
+                    choice.coefficients,
+                    choice.weight,
+                )
+            )
+        return JEPA(encoder, predictor, target, terms, gather)

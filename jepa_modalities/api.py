@@ -1,0 +1,365 @@
+"""The public Python names: pretrain, load, evaluate, recipes."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from jepa_modalities.config import RunConfig, changed, differences, from_dict
+from jepa_modalities.core.registry import adapters, modalities
+from jepa_modalities.core.registry import recipes as _recipes
+from jepa_modalities.eval.report import write_report
+from jepa_modalities.export.encoder import PretrainedEncoder, load_encoder, save_encoder
+from jepa_modalities.train import checkpoint
+from jepa_modalities.train.distributed import Processes, processes
+from jepa_modalities.train.engine import Trained, Trainer, untrained
+from jepa_modalities.train.log import Log
+from jepa_modalities.train.state import model_state
+
+__all__ = ["PretrainedEncoder", "Run", "evaluate", "load", "pretrain", "recipe", "recipes"]
+
+# Settings that do not change the result: free to differ when a run goes on.
+FREE = (
+    "train.device",
+    "train.threads",
+    "train.workers",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.tensorboard",
+    "train.compile",
+    "evaluate.",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run folder.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Any:
+        """The run's configuration."""
+        return read_config(self.path / "config.json")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Flat results, `<arm>/<probe>[@<pooling>]/<metric>`."""
+        content: dict[str, float] = json.loads((self.path / "metrics.json").read_text())
+        return content
+
+    @property
+    def encoder(self) -> PretrainedEncoder:
+        """The teacher with its preprocessing."""
+        return load_encoder(self.path / "encoder.safetensors")
+
+
+def _load_recipes() -> None:
+    """Import the recipe files: inside the installed package, or beside it in a clone."""
+    here = Path(__file__).parent
+    folder = here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
+    for path in sorted(folder.glob("*.py")):
+        name = f"jepa_modalities_recipes_{path.stem}"
+        if name in sys.modules:
+            continue
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+
+
+def recipes() -> dict[str, str]:
+    """Names of all recipes with the first line of their description."""
+    _load_recipes()
+    return {name: (_recipes[name].__doc__ or "").strip().split("\n")[0] for name in _recipes}
+
+
+def recipe(name: str) -> Any:
+    """The configuration of a named recipe, or of a config.json.
+
+    Raises:
+        KeyError: unknown name; lists what there is.
+    """
+    if name.endswith(".json"):
+        return read_config(Path(name))
+    _load_recipes()
+    config = _recipes[name]()
+    return replace(config, recipe=name)
+
+
+def read_config(path: Path) -> Any:
+    """The configuration in a config.json.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no JSON, or unknown settings.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}: is this a run folder?")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    return from_dict(modalities[content["modality"]].Config, content, str(path))
+
+
+def load(path: str | Path, device: str = "cpu") -> PretrainedEncoder:
+    """An encoder from a run folder or an encoder file; nothing in it is executed.
+
+    Args:
+        path: run folder or .safetensors file.
+        device: where to.
+    """
+    place = Path(path)
+    return load_encoder(place / "encoder.safetensors" if place.is_dir() else place, device)
+
+
+def pretrain(
+    recipe_or_config: str | RunConfig,
+    out: str | Path | None = None,
+    *,
+    seed: int | None = None,
+    resume: bool = False,
+    resume_step: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+    **train: Any,
+) -> Run:
+    """Pretrain, probe beside controls, write the run folder.
+
+    Args:
+        recipe_or_config: name of a recipe, path of a config.json, or a configuration.
+        out: run folder; `runs/<recipe>-<time>` if not given.
+        seed: fixes everything.
+        resume: go on from the folder's last checkpoint.
+        resume_step: go on from the checkpoint of this step.
+        settings: dotted names, e.g. `{"data.path": "photos", "encoder.dim": 128}`.
+        quiet: no display.
+        **train: fields of the train section, e.g. `epochs=50`.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: settings or data that cannot work, before anything is trained.
+        CheckpointError: nothing to resume, or a damaged checkpoint.
+    """
+    config = recipe(recipe_or_config) if isinstance(recipe_or_config, str) else recipe_or_config
+    config = changed(config, {**(settings or {}), **{f"train.{k}": v for k, v in train.items()}})
+    if seed is not None:
+        config = changed(config, {"train.seed": seed})
+    name = config.recipe or config.modality
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    console = None if quiet else Console()
+    with processes(config.train.device) as peers:
+        folder = Path(out) if out is not None else _fresh_folder(name)
+        resuming = resume or resume_step is not None
+        _prepare_folder(folder, config, resuming, peers)
+        with _locked(folder, peers):
+            return _pretrain(config, folder, resuming, resume_step, peers, console)
+
+
+def _pretrain(
+    config: Any,
+    folder: Path,
+    resuming: bool,
+    resume_step: int | None,
+    peers: Processes,
+    console: Console | None,
+) -> Run:
+    adapter = adapters[config.modality](config, folder)
+    trainer = Trainer(adapter, config, folder, peers, console)
+    if resuming:
+        trainer.resume(resume_step)
+    elif peers.main:
+        write_environment(folder, peers)
+        checkpoint.write_json(folder / "config.json", asdict(config))
+    log = Log(folder, config.train.tensorboard) if peers.main else None
+    try:
+        trained = trainer.run(log)
+    finally:
+        if log is not None:
+            log.close()
+    teacher, student = model_state(trained.jepa.teacher), model_state(trained.jepa.encoder)
+    if peers.main:
+        tokenizer = model_state(adapter.tokenizer)
+        save_encoder(folder / "encoder.safetensors", teacher, tokenizer, config)
+        save_encoder(folder / "student.safetensors", student, tokenizer, config, "student")
+        facts = {
+            "speed/samples_per_second": trained.samples_per_second,
+            "train/steps": float(trained.step),
+            "train/samples_seen": float(trained.step * config.train.batch_size),
+        }
+        finish(Run(folder), adapter, trained, facts, console)
+    peers.barrier()
+    return Run(folder)
+
+
+def finish(
+    run: Run,
+    adapter: Any,
+    trained: Trained | None,
+    facts: dict[str, float],
+    console: Console | None,
+) -> None:
+    """Probes, metrics.json and report.html of a trained run."""
+    config = adapter.config
+    place = adapter.tokenizer.mean.device
+    encoders: dict[str, list[torch.nn.Module]] = {
+        "encoder": [load(run.path).encoder.to(place)],
+        "student": [load_encoder(run.path / "student.safetensors").encoder.to(place)],
+        "untrained": [
+            untrained(config, adapter, seed).to(place) for seed in range(config.evaluate.untrained)
+        ],
+    }
+    metrics = dict(facts)
+    log = [r for r in _log_records(run.path) if "collapse/rankme" in r]
+    if log:
+        metrics |= {k: v for k, v in log[-1].items() if k.startswith(("collapse/", "probe/"))}
+        metrics |= {f"{k}_first": v for k, v in log[0].items() if k.startswith("collapse/")}
+    if trained is not None:
+        metrics |= {f"collapse/{k}_start": v for k, v in trained.start.items()}
+    pictures = {}
+    if config.evaluate.enabled:
+        if console is not None:
+            console.print("probing the encoder beside its controls ...")
+        metrics |= adapter.evaluate(encoders, run.path)
+    pictures = adapter.pictures(encoders)
+    checkpoint.write_json(run.path / "metrics.json", metrics)
+    write_report(run.path, pictures)
+
+
+def _log_records(folder: Path) -> list[dict[str, Any]]:
+    from jepa_modalities.train.log import read
+
+    return read(folder)
+
+
+def evaluate(path: str | Path, settings: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """Probe a finished run again, e.g. with other poolings; rewrites metrics.json and the report.
+
+    Args:
+        path: run folder.
+        settings: dotted names of the evaluate and data sections.
+    """
+    run = Run(Path(path))
+    config = changed(run.config, settings or {})
+    adapter = adapters[config.modality](config, run.path)
+    known = run.metrics if (run.path / "metrics.json").exists() else {}
+    facts = {k: v for k, v in known.items() if k.startswith(("speed/", "train/", "collapse/"))}
+    finish(run, adapter, None, facts, None)
+    return run.metrics
+
+
+def _fresh_folder(name: str) -> Path:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{name}-{stamp}"
+
+
+def _prepare_folder(folder: Path, config: Any, resuming: bool, peers: Processes) -> None:
+    """Make the folder, or compare its configuration with the one that goes on.
+
+    Raises:
+        FileExistsError: a used folder without `resume`.
+        ValueError: another configuration than the folder's.
+    """
+    if resuming:
+        old = read_config(folder / "config.json")
+        changes = [d for d in differences(old, config) if not d.startswith(FREE)]
+        if changes:
+            raise ValueError(
+                f"{folder} was begun with other settings, so it cannot go on exactly:\n  "
+                + "\n  ".join(changes)
+                + "\ngive the same settings, or start in another --out folder"
+            )
+        return
+    used = (folder / "config.json").exists()
+    peers.barrier()
+    if used:
+        raise FileExistsError(
+            f"{folder} holds a run already: go on with --resume, or choose another --out"
+        )
+    if peers.main:
+        folder.mkdir(parents=True, exist_ok=True)
+    peers.barrier()
+
+
+@contextmanager
+def _locked(folder: Path, peers: Processes) -> Iterator[None]:
+    """Only one command works in a run folder.
+
+    Raises:
+        RuntimeError: another process holds it.
+        OSError: the folder is read-only.
+    """
+    if not peers.main:
+        yield
+        return
+    with (folder / "run.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"{folder} is in use by another process; wait for it or choose another --out"
+            ) from None
+        yield
+
+
+def write_environment(folder: Path, peers: Processes) -> None:
+    """env.json: what the run was made with."""
+    device = str(peers.device)
+    if peers.device.type == "cuda":
+        device = torch.cuda.get_device_name(peers.device)
+    checkpoint.write_json(
+        folder / "env.json",
+        {
+            "jepa_modalities": __import__("jepa_modalities").__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "processes": peers.world,
+            "commit": _commit(),
+            "date": datetime.datetime.now().isoformat(timespec="seconds"),
+            "command": sys.argv,
+        },
+    )
+
+
+def _commit() -> str | None:
+    """The clone's commit; None for an installed package."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+

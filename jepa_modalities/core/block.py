@@ -1,0 +1,118 @@
+"""One pre-norm transformer block with timm's key names, so that weights load both ways."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention through the fused kernel; the map itself only on demand.
+
+    Args:
+        dim: width, divisible by `heads`.
+        heads: number of heads.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"heads = {heads} must divide the width {dim}")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(batch, tokens, dim) -> (batch, tokens, dim).
+
+        Args:
+            x: normed tokens.
+            bias: added to the attention logits, broadcastable to (batch, heads, tokens, tokens), or
+                a bool mask of the same shape (True = may be attended).
+        """
+        q, k, v = self._split(x)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(out.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+
+    def attention_map(self, x: Tensor) -> Tensor:
+        """Softmax attention, (batch, heads, tokens, tokens); for pictures only."""
+        q, k, _ = self._split(x)
+        return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block (ViT), keys as timm's `Block`.
+
+    Args:
+        dim: width.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLP over `dim`.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, round(dim * mlp_ratio))
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(batch, tokens, dim) -> (batch, tokens, dim); `bias` as in `Attention.forward`."""
+        x = x + self.attn(self.norm1(x), bias)
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+def initialise(module: nn.Module, how: str = "normal", rescale: bool = True) -> None:
+    """Set the start values of every Linear and LayerNorm below `module`, in place.
+
+    Args:
+        module: an encoder or predictor.
+        how: "normal" (std 0.02, the reference; its truncation at +-2 is 100 sigma) or "xavier"
+            (uniform, better in short runs of small models).
+        rescale: divide the last weight of each residual branch by sqrt(2 * layer), layer from 1. The
+            published I-JEPA code does so and then erases it by a second initialisation (spec 1.2):
+            False is what the published runs did.
+
+    Raises:
+        ValueError: unknown `how`.
+    """
+    if how not in ("normal", "xavier"):
+        raise ValueError(f"encoder.init = {how!r} is not known; choose 'normal' or 'xavier'")
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            if how == "normal":
+                nn.init.normal_(layer.weight, std=0.02)
+            else:
+                nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.LayerNorm) and layer.elementwise_affine:
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    if rescale:
+        blocks = [layer for layer in module.modules() if isinstance(layer, Block)]
+        with torch.no_grad():
+            for depth, block in enumerate(blocks, start=1):
+                block.attn.proj.weight /= math.sqrt(2 * depth)
+                block.mlp.fc2.weight /= math.sqrt(2 * depth)

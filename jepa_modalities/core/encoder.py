@@ -1,0 +1,139 @@
+"""TokenEncoder: raw tokens -> latents, on the kept tokens or on all."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jepa_modalities.core.batch import Latents, Tokens
+from jepa_modalities.core.block import Block, initialise
+from jepa_modalities.core.masking import Masks, gather
+
+
+class TokenEncoder(nn.Module):
+    """A ViT on tokens of any modality (I-JEPA, section 3): no class token, gather before block 1.
+
+    Args:
+        embed: the first learned layer. A token-wise module (`nn.Linear(features, dim)`) sees only the
+            tokens it is given; a module with `mixes_tokens = True` (a convolutional stem) sees the
+            whole sample and is refused under masks, because hidden input would leak.
+        position: coordinates (tokens, axes) -> (tokens, dim).
+        dim: width.
+        depth: number of blocks.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLPs over `dim`.
+        num_prefix: learned register tokens in front, outside every mask.
+        init: "normal" or "xavier", see `initialise`.
+        rescale: depth-dependent start of the residual branches, see `initialise`.
+    """
+
+    def __init__(
+        self,
+        embed: nn.Module,
+        position: nn.Module,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        num_prefix: int = 0,
+        init: str = "normal",
+        rescale: bool = True,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.embed = embed
+        self.position = position
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.prefix = nn.Parameter(torch.zeros(1, num_prefix, dim)) if num_prefix else None
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        initialise(self, init, rescale)
+        nn.init.normal_(self.mask_token, std=0.02)
+        if self.prefix is not None:
+            nn.init.normal_(self.prefix, std=0.02)
+
+    def forward(
+        self,
+        tokens: Tokens,
+        masks: Masks | None = None,
+        keep: Tensor | None = None,
+        blocks: bool = False,
+    ) -> Latents:
+        """Encode the context of `masks`, the tokens in `keep`, or everything.
+
+        Args:
+            tokens: raw tokens of (batch, tokens, features).
+            masks: encode `masks.context`: the rest never enters the network.
+            keep: instead of masks, token numbers (batch, keep) of a random subset; a stem that mixes
+                tokens is allowed here, because nothing is predicted from what it hides.
+            blocks: also return the output of every block.
+
+        Returns:
+            Latents of (batch, groups, keep, dim) with masks, (batch, keep, dim) with `keep`, else
+            (batch, tokens, dim).
+
+        Raises:
+            ValueError: masks together with an embedding that mixes tokens.
+        """
+        index = masks.context if masks is not None else None if keep is None else keep[:, None]
+        position = self.position(tokens.positions)
+        if index is None:
+            x, valid = self.embed(tokens.values) + position, tokens.valid
+        elif getattr(self.embed, "mixes_tokens", False):
+            if masks is not None:
+                raise ValueError(
+                    "this embedding mixes neighbouring tokens, so hidden input would leak into the "
+                    "context; set encoder.stem = 'linear' for masked prediction"
+                )
+            x, valid = gather(self.embed(tokens.values) + position, index).flatten(0, 1), None
+        else:
+            # Only the kept tokens are embedded: the rest costs nothing and cannot leak.
+            x = self.embed(gather(tokens.values, index)) + position[index]
+            if masks is not None and masks.hidden is not None:
+                x = torch.where(masks.hidden[..., None], self.mask_token + position[index], x)
+            x = x.flatten(0, 1)
+            valid = None if tokens.valid is None else gather(tokens.valid, index).flatten(0, 1)
+            if masks is not None and masks.context_valid is not None:
+                valid = masks.context_valid.flatten(0, 1)
+        x, prefix, outputs = self._run(x, valid, blocks)
+        if masks is not None:
+            groups = masks.context.shape[1]
+            x, *outputs = (part.unflatten(0, (-1, groups)) for part in (x, *outputs))
+            prefix = None if prefix is None else prefix.unflatten(0, (-1, groups))
+        return Latents(x, tokens.positions, prefix, outputs if blocks else None)
+
+    def _run(
+        self, x: Tensor, valid: Tensor | None, blocks: bool
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        num_prefix = 0 if self.prefix is None else self.prefix.shape[1]
+        if self.prefix is not None:
+            x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
+        bias = key_padding(valid, num_prefix)
+        outputs: list[Tensor] = []
+        for block in self.blocks:
+            x = block(x, bias)
+            if blocks:
+                outputs.append(x[:, num_prefix:])
+        x = self.norm(x)
+        return x[:, num_prefix:], x[:, :num_prefix] if num_prefix else None, outputs
+
+    @torch.no_grad()
+    def attention_map(self, tokens: Tokens) -> Tensor:
+        """Attention of the last block over all tokens, (batch, heads, tokens, tokens)."""
+        x = self.embed(tokens.values) + self.position(tokens.positions)
+        num_prefix = 0 if self.prefix is None else self.prefix.shape[1]
+        if self.prefix is not None:
+            x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
+        for block in self.blocks[:-1]:
+            x = block(x, key_padding(tokens.valid, num_prefix))
+        last = self.blocks[-1]
+        weights: Tensor = last.attn.attention_map(last.norm1(x))
+        return weights[..., num_prefix:, num_prefix:]
+
+
+def key_padding(valid: Tensor | None, num_prefix: int = 0) -> Tensor | None:
+    """Bool attention mask (batch, 1, 1, prefix + tokens) from `valid` (batch, tokens), or None."""
+    if valid is None:
+        return None
+    return F.pad(valid, (num_prefix, 0), value=True)[:, None, None]

@@ -1,0 +1,1 @@
+"""Frozen features, probes, statistics and reports: how an encoder is judged beside its controls."""

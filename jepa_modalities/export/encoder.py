@@ -1,0 +1,127 @@
+"""The encoder file: weights, preprocessing and configuration in one safetensors file, no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from jepa_modalities.adapters.base import build_encoder
+from jepa_modalities.config import RunConfig, from_dict
+from jepa_modalities.core.batch import Latents
+from jepa_modalities.core.registry import modalities
+from jepa_modalities.eval.features import extract
+
+FORMAT = "1"
+
+
+class PretrainedEncoder(nn.Module):
+    """An encoder with its preprocessing inside.
+
+    Attributes:
+        config: of the run it comes from.
+        tokenizer: raw samples -> tokens.
+        encoder: tokens -> latents.
+        note: how the weights were chosen; empty for the end of training.
+    """
+
+    def __init__(self, config: Any, tokenizer: nn.Module, encoder: nn.Module, note: str = "") -> None:
+        super().__init__()
+        self.config, self.note = config, note
+        self.tokenizer, self.encoder = tokenizer, encoder
+
+    @property
+    def dim(self) -> int:
+        """Width of the latents."""
+        return int(self.config.encoder.dim)
+
+    def forward(self, raw: Tensor) -> Latents:
+        """Latents of preprocessed raw samples, (batch, tokens, dim)."""
+        latents: Latents = self.encoder(self.tokenizer(raw))
+        return latents
+
+    def embed(
+        self, raw: Any, pooling: str | None = None, batch_size: int = 256
+    ) -> NDArray[np.float32]:
+        """Features of a user's own data.
+
+        Args:
+            raw: a path, an array or a tensor, as the modality's `read` takes it.
+            pooling: a name from `eval.features.POOLINGS`; the run's own if not given.
+            batch_size: samples per forward pass.
+
+        Returns:
+            (samples, width), float32.
+        """
+        name = pooling or self.config.evaluate.pooling
+        samples = modalities[self.config.modality].read(self.config, raw)
+        features = extract(self.encoder, self.tokenizer, samples, [name], batch_size)
+        return features[name]
+
+
+def save_encoder(
+    path: Path,
+    encoder: Mapping[str, Tensor],
+    tokenizer: Mapping[str, Tensor],
+    config: RunConfig,
+    note: str = "",
+) -> None:
+    """Write the encoder file atomically.
+
+    Args:
+        path: of the file.
+        encoder: state of the encoder, on the CPU.
+        tokenizer: state of the tokenizer, on the CPU.
+        config: of the run.
+        note: how these weights were chosen.
+    """
+    tensors = {f"encoder.{name}": value.contiguous() for name, value in encoder.items()}
+    tensors |= {f"tokenizer.{name}": value.contiguous() for name, value in tokenizer.items()}
+    about = {"format": FORMAT, "config": json.dumps(asdict(config)), "note": note}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, temporary, about)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_encoder(path: Path, device: str | torch.device = "cpu") -> PretrainedEncoder:
+    """Read an encoder file; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an encoder file, damaged, or of a newer format.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no encoder file at {path}; give a run folder or a .safetensors file")
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {about.get('format')!r}, expected {FORMAT!r}: it was not written by "
+            f"this version of jepa_modalities"
+        )
+    content = json.loads(about["config"])
+    modality = modalities[content["modality"]]
+    config = from_dict(modality.Config, content, str(path))
+    encoder = build_encoder(config, modality.geometry(config), modality.embedding(config))
+    pretrained = PretrainedEncoder(
+        config, modality.tokenizer(config), encoder, about.get("note", "")
+    )
+    pretrained.load_state_dict(tensors)
+    return pretrained.eval().to(device)

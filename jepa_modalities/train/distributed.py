@@ -1,0 +1,140 @@
+"""Processes under torchrun: who am I, gather with gradient, DDP and FSDP2."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among its peers.
+
+    Attributes:
+        rank: number of this process.
+        world: number of processes.
+        device: of this process.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.world > 1:
+            dist.barrier()
+
+    def slice(self, rows: int) -> tuple[int, int]:
+        """This process's part of the global batch."""
+        return self.rank * rows // self.world, (self.rank + 1) * rows // self.world
+
+
+def pick_device(name: str) -> torch.device:
+    """Device of "auto", "cpu", "cuda", "cuda:1".
+
+    Raises:
+        ValueError: CUDA is asked for and absent.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"train.device = {name!r}, but PyTorch finds no CUDA device; use 'cpu'")
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return torch.device(name)
+
+
+@contextmanager
+def processes(device_name: str) -> Iterator[Processes]:
+    """Join the group that torchrun describes, or stay alone; leaves a group it has joined."""
+    device = pick_device(device_name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if dist.is_initialized():
+        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes(0, 1, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' rows; the gradient of the rows is the SUM over processes.
+
+    Every process computes the same loss of the gathered batch, so after DDP has averaged the
+    parameters' gradients they equal those of one process with the whole batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Tensor:
+        total = grads[0].contiguous()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate over processes along the first axis, with gradient."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return x
+    out: Tensor = _Gather.apply(x)
+    return out
+
+
+def wrap(model: nn.Module, peers: Processes, strategy: str) -> nn.Module:
+    """Make gradients agree over processes: DDP, or FSDP2 for encoders too large for one device.
+
+    Raises:
+        ValueError: unknown strategy.
+    """
+    if strategy not in ("ddp", "fsdp"):
+        raise ValueError(f"train.strategy = {strategy!r} is not known; choose 'ddp' or 'fsdp'")
+    if peers.world == 1:
+        return model
+    if strategy == "ddp":
+        return nn.parallel.DistributedDataParallel(
+            model, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(peers.device.type, (peers.world,))
+    for part in (model.encoder, model.teacher, model.predictor):
+        if part is not None:
+            for block in part.blocks:  # type: ignore[union-attr]
+                fully_shard(block, mesh=mesh)
+            fully_shard(part, mesh=mesh)  # also called on its own, by the monitor
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def gather_numbers(numbers: Tensor) -> Tensor:
+    """Stack a small tensor of every process, (world, ...); no gradient."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return numbers[None]
+    parts = [torch.empty_like(numbers) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, numbers.contiguous())
+    return torch.stack(parts)
