@@ -41,7 +41,7 @@ class Attention(nn.Module):
         """
         q, k, v = self._split(x)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(out.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+        return self.proj(out.transpose(1, 2).reshape(x.shape))
 
     def attention_map(self, x: Tensor) -> Tensor:
         """Softmax attention, (batch, heads, tokens, tokens); for pictures only."""
@@ -58,7 +58,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -80,7 +80,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(batch, tokens, dim) -> (batch, tokens, dim); `bias` as in `Attention.forward`."""
         x = x + self.attn(self.norm1(x), bias)
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        return x + self.mlp(self.norm2(x))
 
 
 def initialise(module: nn.Module, how: str = "normal", rescale: bool = True) -> None:
@@ -90,9 +90,9 @@ def initialise(module: nn.Module, how: str = "normal", rescale: bool = True) -> 
         module: an encoder or predictor.
         how: "normal" (std 0.02, the reference; its truncation at +-2 is 100 sigma) or "xavier"
             (uniform, better in short runs of small models).
-        rescale: divide the last weight of each residual branch by sqrt(2 * layer), layer from 1. The
-            published I-JEPA code does so and then erases it by a second initialisation (spec 1.2):
-            False is what the published runs did.
+        rescale: divide the last weight of each residual branch by sqrt(2 * layer), layer from 1.
+            The published I-JEPA code does so and then erases it by a second initialisation (spec
+            1.2): False is what the published runs did.
 
     Raises:
         ValueError: unknown `how`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,11 @@ from jepa_modalities.core.masking import Masker, Masks
 
 
 def seeded(seed: int, stream: int, number: int) -> Generator:
-    """A CPU generator that is a function of (seed, stream, number) alone."""
-    return Generator().manual_seed((seed * 31 + stream) * (1 << 40) + number)
+    """A CPU generator that is a function of (seed, stream, number) alone, for integers of any size."""
+    # Hashed into 32 bits: torch's CPU generator ignores all higher bits of its seed.
+    name = f"{seed},{stream},{number}".encode()
+    digest = hashlib.blake2b(name, digest_size=4).digest()
+    return Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 @dataclass(frozen=True)

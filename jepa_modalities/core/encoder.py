@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,9 +17,9 @@ class TokenEncoder(nn.Module):
     """A ViT on tokens of any modality (I-JEPA, section 3): no class token, gather before block 1.
 
     Args:
-        embed: the first learned layer. A token-wise module (`nn.Linear(features, dim)`) sees only the
-            tokens it is given; a module with `mixes_tokens = True` (a convolutional stem) sees the
-            whole sample and is refused under masks, because hidden input would leak.
+        embed: the first learned layer. A token-wise module (`nn.Linear(features, dim)`) sees only
+            the tokens it is given; a module with `mixes_tokens = True` (a convolutional stem) sees
+            the whole sample and is refused under masks, because hidden input would leak.
         position: coordinates (tokens, axes) -> (tokens, dim).
         dim: width.
         depth: number of blocks.
@@ -65,8 +67,8 @@ class TokenEncoder(nn.Module):
         Args:
             tokens: raw tokens of (batch, tokens, features).
             masks: encode `masks.context`: the rest never enters the network.
-            keep: instead of masks, token numbers (batch, keep) of a random subset; a stem that mixes
-                tokens is allowed here, because nothing is predicted from what it hides.
+            keep: instead of masks, token numbers (batch, keep) of a random subset; a stem that
+                mixes tokens is allowed here, because nothing is predicted from what it hides.
             blocks: also return the output of every block.
 
         Returns:
@@ -127,8 +129,8 @@ class TokenEncoder(nn.Module):
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
         for block in self.blocks[:-1]:
             x = block(x, key_padding(tokens.valid, num_prefix))
-        last = self.blocks[-1]
-        weights: Tensor = last.attn.attention_map(last.norm1(x))
+        last = cast(Block, self.blocks[-1])
+        weights = last.attn.attention_map(last.norm1(x))
         return weights[..., num_prefix:, num_prefix:]
 
 

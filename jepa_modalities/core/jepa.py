@@ -98,7 +98,7 @@ class JEPA(nn.Module):
         for term in self.terms:
             value = term(output, batch, self.gather)
             loss = loss + term.weight * value
-            output.terms[term.name] = value.detach()
+            output.terms[str(term.name)] = value.detach()
         output.loss = loss
         return output
 
@@ -117,7 +117,7 @@ class JEPA(nn.Module):
         Args:
             rate: 1 - momentum; a tensor (for a step that is void on the device) is never read here.
         """
-        teacher = list(self.teacher.parameters())
+        teacher: list[Tensor] = list(self.teacher.parameters())
         student = [p.detach() for p in self.encoder.parameters()]
         if isinstance(rate, Tensor):
             change = torch._foreach_sub(student, teacher)

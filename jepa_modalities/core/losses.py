@@ -141,7 +141,7 @@ def projector(dim: int, widths: Sequence[int]) -> nn.Module:
 
 
 def pooled(output: JEPAOutput, source: str) -> Tensor:
-    """The vectors that a regulariser compares, one per block or view (spec of C-JEPA, two readings).
+    """The vectors that a regulariser compares, one per block or view (C-JEPA has two readings).
 
     Args:
         output: of the forward pass so far.

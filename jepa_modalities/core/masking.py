@@ -20,8 +20,8 @@ class Masks:
     Attributes:
         context: token numbers, long, (batch, groups, keep).
         targets: token numbers, long, (batch, blocks, targets).
-        hidden: True where a context position is shown as a mask token, bool, (batch, groups, keep).
-        context_valid: False where `context` is filled up to the longest, bool, (batch, groups, keep).
+        hidden: True where a context position is shown as a mask token, bool, like `context`.
+        context_valid: False where `context` is filled up to the longest, bool, like `context`.
     """
 
     context: Tensor
@@ -30,8 +30,8 @@ class Masks:
     context_valid: Tensor | None = None
 
     def _map(self, change: Any) -> Masks:
-        parts = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return Masks(**{name: None if part is None else change(part) for name, part in parts})
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Masks(**{name: None if p is None else change(p) for name, p in parts.items()})
 
     def rows(self, start: int, stop: int) -> Masks:
         """The masks of samples start..stop-1: one process's slice of the global batch."""
@@ -113,14 +113,15 @@ class RandomMasker:
         counts = [round(share * num_tokens) for share in keep]
         if not (0 < counts[0] <= counts[1] < num_tokens):
             raise ValueError(
-                f"mask.keep = {keep} of {num_tokens} tokens leaves {counts[0]} to {counts[1]} visible; "
-                f"give two ascending shares that leave at least one token visible and one hidden"
+                f"mask.keep = {keep} of {num_tokens} tokens leaves {counts[0]} to {counts[1]} "
+                f"visible; give two ascending shares that leave at least one token visible and one "
+                f"hidden"
             )
         self.num_tokens, self.keep = num_tokens, keep
 
     def __call__(self, batch_size: int, generator: Generator, valid: Tensor | None = None) -> Masks:
         low, high = self.keep
-        share = low + (high - low) * torch.rand((), generator=generator).item()
+        share = low + (high - low) * float(torch.rand((), generator=generator))
         score = torch.rand(batch_size, self.num_tokens, generator=generator)
         total = self.num_tokens
         if valid is not None:  # padding is neither context nor target
@@ -147,8 +148,8 @@ class BlockMasker:
         context_scale: the same for the context block.
         context_aspect: height over width of the context, relative to the grid's own.
         min_keep: every sample's context has at least so many patches.
-        lengths: "trim" drops a random subset down to the batch's shortest context; "pad" keeps every
-            patch and marks the filled positions in `Masks.context_valid`.
+        lengths: "trim" drops a random subset down to the batch's shortest context; "pad" keeps
+            every patch and marks the filled positions in `Masks.context_valid`.
         reference: reproduce the published sampler's statistics with its defects (one draw for scale
             and aspect, last row and column never used, tail cut off, min_keep on targets too): for
             comparisons only.
@@ -197,8 +198,8 @@ class BlockMasker:
             if height > rows or width > columns:
                 raise ValueError(
                     f"mask.target_scale = {self.target_scale} with mask.target_aspect = "
-                    f"{self.target_aspect} makes a target of {height} x {width} patches, larger than "
-                    f"the grid {rows} x {columns}; lower the scale or narrow the aspect"
+                    f"{self.target_aspect} makes a target of {height} x {width} patches, larger "
+                    f"than the grid {rows} x {columns}; lower the scale or narrow the aspect"
                 )
             if self.reference and height * width <= self.min_keep:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""What is predicted: the teacher's latents, a fixed function of the input, or one after the other."""
+"""What is predicted: the teacher's latents, a fixed function of the input, or first this, then that."""
 
 from __future__ import annotations
 

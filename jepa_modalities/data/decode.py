@@ -111,7 +111,8 @@ def to_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
         return ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
     if low < 0 or high > 255:
         raise ValueError(f"values {low:g} to {high:g}, expected 0 to 1 or 0 to 255")
-    return np.rint(values * (255 if high <= 1 else 1)).astype(np.uint8)
+    scaled: NDArray[np.uint8] = np.rint(values * (255 if high <= 1 else 1)).astype(np.uint8)
+    return scaled
 
 
 def is_colour(image: Image.Image) -> bool:
@@ -124,7 +125,7 @@ class Scan:
     """What one pass over all images found.
 
     Attributes:
-        pixels: (images, height, width, channels) uint8, or None where sizes differ or it is too much.
+        pixels: uint8, (images, channels, height, width), or None where they cannot be kept.
         sizes: some of the (height, width) found.
         colour: whether any image can hold colour.
         failed: row and reason of each image that cannot be decoded.
@@ -164,15 +165,19 @@ def scan(encoded: EncodedImages, channels: Channels, budget: float) -> Scan:
         colour = colour or can_be_coloured
         if not keep:
             return
-        shape = (image.height, image.width, channels)
-        if not sizes and math.prod(shape) * len(encoded) <= budget:
-            pixels = np.zeros((len(encoded), *shape), np.uint8)
-        sizes[shape[:2]] = None
+        size = (image.height, image.width)
+        if not sizes and math.prod(size) * channels * len(encoded) <= budget:
+            pixels = np.zeros((len(encoded), channels, *size), np.uint8)
+        sizes[size] = None
         kept = pixels  # another thread may drop it meanwhile
         if len(sizes) > 1 or kept is None:
             pixels, keep = None, False
         else:
-            kept[row] = np.asarray(image).reshape(shape)
+            kept[row] = np.asarray(image).reshape(*size, channels).transpose(2, 0, 1)
+
+    def many(rows: range) -> None:
+        for row in rows:
+            one(row)
 
     first = 0
     while first < len(encoded) and len(failed) == first:  # the first readable one sets the size
@@ -180,6 +185,5 @@ def scan(encoded: EncodedImages, channels: Channels, budget: float) -> Scan:
         first += 1
     chunks = [range(low, min(low + 64, len(encoded))) for low in range(first, len(encoded), 64)]
     with ThreadPoolExecutor(min(32, (os.cpu_count() or 1) + 1)) as pool:
-        for _ in pool.map(lambda rows: [one(row) for row in rows], chunks):
-            pass
+        list(pool.map(many, chunks))
     return Scan(pixels, tuple(sizes), colour, failed)

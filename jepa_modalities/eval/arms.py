@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from jepa_modalities.eval.fewshot import k_shot
 from jepa_modalities.eval.probes import (
     Fit,
+    floats,
     knn_probe,
     linear_probe,
     ridge_probe,
@@ -242,9 +242,10 @@ def _listed(part: Features | Sequence[Features]) -> list[Features]:
 
 
 def _standardised(train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    x, t = (torch.from_numpy(np.array(part, dtype=np.float32)) for part in (train, test))
+    x, t = floats(train), floats(test)
     mean, std = standardise(x)
-    return x.sub_(mean).div_(std).numpy(), t.sub_(mean).div_(std).numpy()
+    x, t = (part.sub_(mean).div_(std).float() for part in (x, t))
+    return x.numpy(), t.numpy()
 
 
 def _check(

@@ -15,6 +15,7 @@ from torch import Tensor
 from jepa_modalities.eval.probes import (
     Fit,
     check_rows,
+    floats,
     linear_probe,
     rotate,
     solve_logistic,
@@ -210,16 +211,16 @@ def _logistic_draws(
     # Rows of a draw lie class by class, so one set of labels and folds serves all draws.
     label = torch.from_numpy(code[index[0]])
     fold = torch.arange(len(label)) % shots % min(5, shots)
-    test = torch.from_numpy(np.array(t, dtype=np.float32))
+    test = floats(t)
     predictions, chosen = [], []
     step = max(1, CHUNK // (index.shape[1] * x.shape[1]))
     for start in range(0, len(index), step):
-        train = torch.from_numpy(x[index[start : start + step]].astype(np.float32))
+        train = floats(x[index[start : start + step]])
         mean, std = standardise(train)
-        z, back = rotate((train - mean) / std)
+        z, back = rotate(((train - mean) / std).float())
         w, accuracy, best = _cross_validated(z, label, fold, sorted(grid))
         weight = w[..., :-1] if back is None else w[..., :-1] @ back.mT  # (draws, classes, width)
-        weight = weight / std
+        weight = weight.to(test.dtype) / std
         level = w[..., -1] - (weight * mean).sum(-1)
         scores = (weight.flatten(0, 1) @ test.T).view(*level.shape, -1) + level[..., None]
         predictions.append(classes[scores.argmax(1).numpy()])

@@ -46,11 +46,7 @@ class Fit:
 
 
 def check_rows(train_x: ArrayLike, train_y: ArrayLike, test_x: ArrayLike) -> tuple[Any, Any, Any]:
-    """The three as arrays, or a clear error.
-
-    Raises:
-        ValueError: features not (rows, width) or not finite, missing labels, or a single class.
-    """
+    """The three as arrays; a ValueError names what a probe cannot use."""
     arrays = [("train_x", np.asarray(train_x)), ("test_x", np.asarray(test_x))]
     for name, x in arrays:
         if x.ndim != 2 or not x.size:
@@ -92,6 +88,11 @@ def holdout(labels: ArrayLike, every: int = 10, seed: int = 0) -> NDArray[np.boo
     return held
 
 
+def floats(x: NDArray[Any]) -> Tensor:
+    """A copy in float32, or in float64 where float32 would lose digits (large integers, float64)."""
+    return torch.from_numpy(x.astype(np.result_type(x.dtype, np.float32)))
+
+
 def standardise(train: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread over the rows, (..., 1, width) each; constant columns get spread 1.
 
@@ -99,9 +100,8 @@ def standardise(train: Tensor) -> tuple[Tensor, Tensor]:
         train: (..., rows, width).
     """
     variance, mean = torch.var_mean(train, dim=-2, correction=0, keepdim=True)
-    std = variance.sqrt()
-    # Below this the spread is float32 rounding of a constant.
-    return mean, torch.where(std > 1e-6 * mean.abs(), std, torch.ones_like(std))
+    rounding = 8 * torch.finfo(train.dtype).eps * mean.abs()
+    return mean, torch.where(variance.sqrt() > rounding, variance.sqrt(), 1.0)
 
 
 def rotate(x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -240,9 +240,10 @@ def _direction(slope: Tensor, history: list[tuple[Tensor, Tensor, Tensor]]) -> T
 def _tensors(x: Any, y: Any, t: Any) -> tuple[Tensor, Tensor, Tensor, NDArray[Any]]:
     """Standardised train and test features float32, label codes, and the classes."""
     classes, code = np.unique(y, return_inverse=True)
-    train, test = (torch.from_numpy(np.array(part, dtype=np.float32)) for part in (x, t))
+    train, test = floats(x), floats(t)
     mean, std = standardise(train)
-    return train.sub_(mean).div_(std), torch.from_numpy(code), test.sub_(mean).div_(std), classes
+    train, test = (part.sub_(mean).div_(std).float() for part in (train, test))
+    return train, torch.from_numpy(code), test, classes
 
 
 def _fit(scores: Tensor, classes: NDArray[Any], chosen: dict[str, Any], start: float) -> Fit:
@@ -267,7 +268,8 @@ def linear_probe(
         seed: of the held-out part.
 
     Raises:
-        ValueError: see `check_rows` and `holdout`.
+        ValueError: features not (rows, width) or not finite, missing labels, a single class, or too
+            few rows to hold any out.
     """
     start = time.perf_counter()
     x, y, t, classes = _tensors(*check_rows(train_x, train_y, test_x))
@@ -305,7 +307,7 @@ def ridge_probe(
         seed: of the held-out part.
 
     Raises:
-        ValueError: see `check_rows` and `holdout`.
+        ValueError: see `linear_probe`.
     """
     start = time.perf_counter()
     x, y, t, classes = _tensors(*check_rows(train_x, train_y, test_x))
@@ -347,9 +349,6 @@ def knn_probe(
         train_x, train_y, test_x: see `linear_probe`.
         neighbours: k; all rows where there are fewer.
         temperature: a neighbour of similarity s votes with exp(s / temperature).
-
-    Raises:
-        ValueError: see `check_rows`.
     """
     start = time.perf_counter()
     x, y, t, classes = _tensors(*check_rows(train_x, train_y, test_x))
@@ -379,7 +378,7 @@ def svm_probe(
         seed: of the held-out part.
 
     Raises:
-        ValueError: more than `SVM_LIMIT` rows; see also `check_rows` and `holdout`.
+        ValueError: more than `SVM_LIMIT` rows, or see `linear_probe`.
     """
     from sklearn.svm import SVC  # costs a second; only this probe needs it
 

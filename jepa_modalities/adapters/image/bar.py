@@ -80,8 +80,8 @@ class PatchDictionary(nn.Module):
         patch = default_patch(height, width) if patch is None else patch
         if not 1 <= patch <= min(height, width):
             raise ValueError(
-                f"patch = {patch} does not fit into images of {height} x {width} pixels; choose 1 to "
-                f"{min(height, width)}"
+                f"patch = {patch} does not fit into images of {height} x {width} pixels; "
+                f"choose 1 to {min(height, width)}"
             )
         generator = Generator().manual_seed(seed)
         patches = contrast_normalise(sample_patches(images, patch, NUM_PATCHES, generator))
@@ -112,7 +112,7 @@ class PatchDictionary(nn.Module):
         power = F.avg_pool2d(x.square().mean(1, keepdim=True), size, 1)
         contrast = (power - mean.square()).clamp_(min=0).add_(VARIANCE_FLOOR).rsqrt_()
         white = F.conv2d(x, kernel).mul_(contrast).sub_(self.offset.view(-1, 1, 1))
-        batch, features, rows, columns = white.shape
+        batch, _, rows, columns = white.shape
         white = white.flatten(2)
         # |w - c|^2 = |w|^2 - 2 w c + |c|^2 as one product per image.
         norm = white.square().sum(1, keepdim=True)
@@ -254,7 +254,7 @@ class TokenTargets(nn.Module):
     @classmethod
     def from_state(cls, state: dict[str, Tensor], grid: tuple[int, int]) -> TokenTargets:
         """The targets that `state_dict` describes."""
-        dictionaries = []
+        dictionaries: list[PatchDictionary] = []
         while (name := f"dictionaries.{len(dictionaries)}") + ".whitening" in state:
             _, channels, patch, _ = state[f"{name}.whitening"].shape
             size = len(state[f"{name}.centroids"])
@@ -265,7 +265,10 @@ class TokenTargets(nn.Module):
 
     def raw(self, images: Tensor) -> Tensor:
         """Joined activations per token before whitening, (batch, tokens, centroids)."""
-        parts = [part.token_targets(images, self.grid) for part in self.dictionaries]
+        parts = []
+        for dictionary in self.dictionaries:
+            assert isinstance(dictionary, PatchDictionary)
+            parts.append(dictionary.token_targets(images, self.grid))
         return torch.cat(parts, dim=-1)
 
     @torch.no_grad()

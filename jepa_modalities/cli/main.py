@@ -1,0 +1,247 @@
+"""The command line: `jm COMMAND ...` (also installed as `jepa-modalities`)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {}
+
+
+def command(name: str, about: str) -> Callable[[Callable[[list[str]], int]], Callable[..., int]]:
+    """Announce a subcommand."""
+
+    def announce(function: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
+        COMMANDS[name] = (about, function)
+        return function
+
+    return announce
+
+
+def _parser(name: str, usage: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"jm {name}", usage=f"jm {name} {usage}")
+
+
+@command("recipes", "list what there is")
+def _recipes(args: list[str]) -> int:
+    _parser("recipes", "").parse_args(args)
+    from rich.table import Table
+
+    from jepa_modalities.api import recipes
+
+    table = Table("recipe", "what it is", box=None)
+    for name, about in recipes().items():
+        table.add_row(name, about)
+    Console().print(table)
+    return 0
+
+
+@command("pretrain", "pretrain, probe beside controls, write the run folder")
+def _pretrain(args: list[str]) -> int:
+    from jepa_modalities import api
+    from jepa_modalities.cli.config import merge, own_flags
+
+    parser = argparse.ArgumentParser(prog="jm pretrain", add_help=False)
+    parser.add_argument("recipe", nargs="?")
+    own_flags(parser)
+    own, rest = parser.parse_known_args(args)
+    if own.recipe is None or own.recipe.startswith("-"):
+        parser.print_help()
+        print("\nrecipes: " + ", ".join(api.recipes()))
+        print("every setting is a flag: jm pretrain RECIPE --help")
+        return 0 if "--help" in args or "-h" in args else 2
+    config = api.recipe(own.recipe)
+    resuming = own.resume or own.resume_step is not None
+    if resuming and own.out is None:
+        raise ValueError("--resume needs --out DIR: the run folder that goes on")
+    if resuming and not rest and (Path(own.out) / "config.json").exists():
+        config = api.read_config(Path(own.out) / "config.json")
+    if {"-h", "--help"} & set(rest):
+        print(parser.format_help())
+    config = merge(config, rest, f"jm pretrain {own.recipe}")
+    run = api.pretrain(
+        config,
+        own.out,
+        seed=own.seed,
+        resume=own.resume,
+        resume_step=own.resume_step,
+        quiet=own.quiet,
+    )
+    _finish(run.path)
+    return 0
+
+
+def _finish(path: Path) -> None:
+    """The result table, the report and the run folder: the last line is `run: DIR`."""
+    import os
+
+    if int(os.environ.get("RANK", "0")) != 0:
+        return
+    from jepa_modalities.cli.table import result_table
+
+    console = Console()
+    if (path / "metrics.json").exists():
+        console.print(result_table(path))
+        console.print(f"report: {path / 'report.html'}", soft_wrap=True)
+    console.print(f"run: {path}", soft_wrap=True, highlight=False)
+
+
+@command("evaluate", "probe a run's encoder again")
+def _evaluate(args: list[str]) -> int:
+    import json
+
+    from jepa_modalities import api
+    from jepa_modalities.cli.config import merge
+
+    parser = _parser("evaluate", "RUN [--json] [--evaluate.NAME VALUE ...]")
+    parser.add_argument("run")
+    parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
+    own, rest = parser.parse_known_args(args)
+    run = api.Run(Path(own.run))
+    config = merge(run.config, rest, "jm evaluate RUN")
+    settings = {"evaluate": config.evaluate} | (
+        {"data": config.data} if hasattr(config, "data") else {}
+    )
+    metrics = api.evaluate(own.run, settings)
+    if own.json:
+        print(json.dumps(metrics, indent=1))
+    else:
+        _finish(run.path)
+    return 0
+
+
+@command("embed", "features of your own data")
+def _embed(args: list[str]) -> int:
+    parser = _parser("embed", "RUN INPUT --out FILE.parquet|.npy [--pooling NAME]")
+    parser.add_argument("run")
+    parser.add_argument("input")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--pooling")
+    parser.add_argument("--device", default="cpu")
+    own = parser.parse_args(args)
+    from jepa_modalities import api
+    from jepa_modalities.cli.table import write_features
+
+    out = Path(own.out)
+    if out.suffix not in (".npy", ".parquet"):
+        raise ValueError(f"--out {out}: give a name that ends in .npy or .parquet")
+    encoder = api.load(own.run, own.device)
+    features = encoder.embed(own.input, own.pooling)
+    write_features(out, features)
+    print(f"{len(features)} samples x {features.shape[1]} features: {out}")
+    return 0
+
+
+@command("prepare", "build a training file from raw data")
+def _prepare(args: list[str]) -> int:
+    from jepa_modalities.data.prepare import PREPARERS
+
+    known = ", ".join(sorted(PREPARERS))
+    parser = _parser("prepare", f"DATASET SOURCE OUT [options]   (DATASET: {known})")
+    parser.add_argument("dataset", choices=sorted(PREPARERS))
+    parser.add_argument("source")
+    parser.add_argument("out")
+    parser.add_argument("--size", type=int, help="side of the stored images, pixels")
+    parser.add_argument("--on-error", choices=("raise", "skip"), default="raise")
+    parser.add_argument("--workers", type=int, default=2)
+    own = parser.parse_args(args)
+    summary = PREPARERS[own.dataset](
+        own.source, own.out, size=own.size, on_error=own.on_error, workers=own.workers
+    )
+    Console().print(str(summary))
+    return 0
+
+
+@command("report", "make report.html again, or compare several runs")
+def _report(args: list[str]) -> int:
+    parser = _parser("report", "RUN [RUN ...] [--out FILE.html]")
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--out", default="comparison.html")
+    own = parser.parse_args(args)
+    from jepa_modalities.eval.report import compare_reports, write_report
+
+    runs = [Path(run) for run in own.runs]
+    page = write_report(runs[0]) if len(runs) == 1 else compare_reports(runs, Path(own.out))
+    print(f"report: {page}")
+    return 0
+
+
+@command("runs", "list the runs in a folder")
+def _runs(args: list[str]) -> int:
+    parser = _parser("runs", "[DIR]")
+    parser.add_argument("folder", nargs="?", default="runs")
+    own = parser.parse_args(args)
+    from jepa_modalities.cli.table import run_table
+
+    Console().print(run_table(Path(own.folder)))
+    return 0
+
+
+@command("export", "encoder for other tools")
+def _export(args: list[str]) -> int:
+    parser = _parser("export", "RUN --format timm|safetensors|onnx|hub --out PATH")
+    parser.add_argument("run")
+    parser.add_argument("--format", required=True, choices=("timm", "safetensors", "onnx", "hub"))
+    parser.add_argument("--out", required=True)
+    own = parser.parse_args(args)
+    from jepa_modalities.export import export
+
+    print(f"{own.format}: {export(Path(own.run), own.format, Path(own.out))}")
+    return 0
+
+
+@command("doctor", "check this machine and the data")
+def _doctor(args: list[str]) -> int:
+    _parser("doctor", "").parse_args(args)
+    from jepa_modalities.cli.doctor import doctor
+
+    return doctor(Console())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; errors of the user's making are one readable message and exit code 2."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: jm COMMAND ...\n")
+        for name, (about, _) in COMMANDS.items():
+            print(f"  {name:<10} {about}")
+        print("\njm COMMAND --help tells more; jm pretrain image_digits is the place to start")
+        return 0 if args else 2
+    if args[0] == "--version":
+        from jepa_modalities import __version__
+
+        print(__version__)
+        return 0
+    if args[0] not in COMMANDS:
+        print(f"jm: no command {args[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return _guarded(COMMANDS[args[0]][1], args[1:])
+
+
+def _guarded(function: Callable[[list[str]], int], args: list[str]) -> int:
+    from jepa_modalities.train.checkpoint import CheckpointError
+    from jepa_modalities.train.engine import Interrupted, NonFiniteLoss
+
+    try:
+        return function(args)
+    except Interrupted as error:
+        where = f" {args[args.index('--out') + 1]}" if "--out" in args[:-1] else " DIR"
+        print(f"\n{error}; a checkpoint is saved: go on with --out{where} --resume", file=sys.stderr)
+        return 130
+    except (CheckpointError, NonFiniteLoss, ValueError, RuntimeError, OSError, KeyError) as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {message}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno == 28:
+            print("the disk is full: free space, then go on with --resume", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted before anything could be saved", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Tables on the terminal, and feature files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from jepa_modalities.eval import score as scores
+
+
+def result_table(run: Path) -> Table:
+    """Arms as rows, primary probes as columns, each with its 95 % interval."""
+    results = scores.parse(json.loads((run / "metrics.json").read_text()))
+    columns = scores.primary_columns(results)
+    table = Table("arm", *(scores.probe_name(column.probe) for column in columns), box=None)
+    for arm in scores.arm_order({arm for arm, _ in results.arms}):
+        cells = []
+        for column in columns:
+            found = results.arms.get((arm, column))
+            cells.append("" if found is None else _cell(found, column.metric))
+        if any(cells):
+            table.add_row(arm, *cells)
+    return table
+
+
+def _cell(score: scores.Score, metric: str) -> str:
+    value = scores.number(score.value, metric)
+    if score.low is None or score.high is None:
+        return value
+    low, high = scores.number(score.low, metric), scores.number(score.high, metric)
+    return f"{value} ({low} to {high})"
+
+
+def run_table(folder: Path) -> Table:
+    """One line per run below a folder, best first by its first primary probe.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; name the one that holds your runs")
+    table = Table("run", "recipe", "seed", "linear", "steps", box=None)
+    rows = []
+    for path in sorted(folder.glob("*/config.json")):
+        config = json.loads(path.read_text())
+        place = path.parent / "metrics.json"
+        metrics = json.loads(place.read_text()) if place.exists() else {}
+        linear = metrics.get("encoder/linear/accuracy")
+        rows.append(
+            (
+                -(linear or 0.0),
+                path.parent.name,
+                config.get("recipe", ""),
+                str(config["train"]["seed"]),
+                "unfinished" if not metrics else "" if linear is None else f"{linear:.1%}",
+                str(int(metrics.get("train/steps", 0))),
+            )
+        )
+    for _, *cells in sorted(rows):
+        table.add_row(*cells)
+    return table
+
+
+def write_features(path: Path, features: NDArray[np.float32]) -> None:
+    """Write features atomically as .npy, or as Parquet with one column per feature.
+
+    Raises:
+        ValueError: Parquet without pyarrow.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.suffix == ".npy":
+            with temporary.open("wb") as file:
+                np.save(file, features)
+        else:
+            try:
+                import pyarrow as arrow
+                from pyarrow import parquet
+            except ImportError:
+                raise ValueError("Parquet needs pyarrow: pip install pyarrow, or use .npy") from None
+            names = [f"feature_{number}" for number in range(features.shape[1])]
+            parquet.write_table(arrow.table(list(features.T), names=names), temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
