@@ -230,7 +230,9 @@ def _guarded(function: Callable[[list[str]], int], args: list[str]) -> int:
         return function(args)
     except Interrupted as error:
         where = f" {args[args.index('--out') + 1]}" if "--out" in args[:-1] else " DIR"
-        print(f"\n{error}; a checkpoint is saved: go on with --out{where} --resume", file=sys.stderr)
+        print(
+            f"\n{error}; a checkpoint is saved: go on with --out{where} --resume", file=sys.stderr
+        )
         return 130
     except (CheckpointError, NonFiniteLoss, ValueError, RuntimeError, OSError, KeyError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error

@@ -82,7 +82,9 @@ def write_features(path: Path, features: NDArray[np.float32]) -> None:
                 import pyarrow as arrow
                 from pyarrow import parquet
             except ImportError:
-                raise ValueError("Parquet needs pyarrow: pip install pyarrow, or use .npy") from None
+                raise ValueError(
+                    "Parquet needs pyarrow: pip install pyarrow, or use .npy"
+                ) from None
             names = [f"feature_{number}" for number in range(features.shape[1])]
             parquet.write_table(arrow.table(list(features.T), names=names), temporary)
         os.replace(temporary, path)

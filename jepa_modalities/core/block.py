@@ -9,6 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Fused attention, (batch, heads, tokens, head_dim) each.
+
+    On the CPU always in fp32: the fused kernel's bf16 backward is five times slower there.
+    """
+    if q.device.type != "cpu" or q.dtype == torch.float32:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    with torch.autocast("cpu", enabled=False):
+        out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias)
+    return out.to(q.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention through the fused kernel; the map itself only on demand.
 
@@ -40,13 +52,21 @@ class Attention(nn.Module):
                 a bool mask of the same shape (True = may be attended).
         """
         q, k, v = self._split(x)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = attend(q, k, v, bias)
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
-    def attention_map(self, x: Tensor) -> Tensor:
-        """Softmax attention, (batch, heads, tokens, tokens); for pictures only."""
+    def attention_map(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Softmax attention, (batch, heads, tokens, tokens); for pictures only.
+
+        Args:
+            x: normed tokens.
+            allowed: True = may be attended, broadcastable to the map; None for all.
+        """
         q, k, _ = self._split(x)
-        return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+        logits = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -math.inf)
+        return logits.softmax(dim=-1)
 
 
 class Mlp(nn.Module):

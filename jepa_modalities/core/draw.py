@@ -12,7 +12,7 @@ from jepa_modalities.core.masking import Masker, Masks
 
 
 def seeded(seed: int, stream: int, number: int) -> Generator:
-    """A CPU generator that is a function of (seed, stream, number) alone, for integers of any size."""
+    """A CPU generator that is a function of (seed, stream, number) alone; integers of any size."""
     # Hashed into 32 bits: torch's CPU generator ignores all higher bits of its seed.
     name = f"{seed},{stream},{number}".encode()
     digest = hashlib.blake2b(name, digest_size=4).digest()

@@ -122,15 +122,19 @@ class TokenEncoder(nn.Module):
 
     @torch.no_grad()
     def attention_map(self, tokens: Tokens) -> Tensor:
-        """Attention of the last block over all tokens, (batch, heads, tokens, tokens)."""
+        """Attention of the last block between all tokens, (batch, heads, tokens, tokens).
+
+        The columns of prefix tokens are left out, so with them rows sum to less than 1.
+        """
         x = self.embed(tokens.values) + self.position(tokens.positions)
         num_prefix = 0 if self.prefix is None else self.prefix.shape[1]
         if self.prefix is not None:
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
+        allowed = key_padding(tokens.valid, num_prefix)
         for block in self.blocks[:-1]:
-            x = block(x, key_padding(tokens.valid, num_prefix))
+            x = block(x, allowed)
         last = cast(Block, self.blocks[-1])
-        weights = last.attn.attention_map(last.norm1(x))
+        weights = last.attn.attention_map(last.norm1(x), allowed)
         return weights[..., num_prefix:, num_prefix:]
 
 

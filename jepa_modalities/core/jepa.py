@@ -23,6 +23,7 @@ class JEPAOutput:
         loss: weighted sum of the terms, scalar.
         terms: each term's value before its weight, detached; never moved to the host here.
         latents: of the context.
+        context_valid: False where the context is padding, (batch, groups, keep), or None.
         predicted: (batch, blocks, targets, target_dim), or None without masked prediction.
         target: the same shape, detached.
         views: latents of the views, (views, batch, tokens, dim), or None.
@@ -32,6 +33,7 @@ class JEPAOutput:
     loss: Tensor | None = None
     terms: dict[str, Tensor] = field(default_factory=dict)
     latents: Latents | None = None
+    context_valid: Tensor | None = None
     predicted: Tensor | None = None
     target: Tensor | None = None
     views: Tensor | None = None
@@ -89,6 +91,7 @@ class JEPA(nn.Module):
             with torch.no_grad():
                 output.target = self.target(batch, masks, self.teacher)
             output.latents = self.encoder(batch.context, masks)
+            output.context_valid = masks.context_valid
             output.predicted = self.predictor(output.latents, masks, batch.condition)
             output.channel_weight = self.target.channel_weight
         if batch.views:

@@ -160,7 +160,10 @@ def pooled(output: JEPAOutput, source: str) -> Tensor:
     if source == "predicted" and output.predicted is not None:
         return output.predicted.mean(2)
     if source == "context" and output.latents is not None:
-        return output.latents.tokens.mean(2)
+        if output.context_valid is None:
+            return output.latents.tokens.mean(2)
+        real = output.context_valid[..., None]
+        return (output.latents.tokens * real).sum(2) / real.sum(2)
     if source == "predicted_target" and output.predicted is not None and output.target is not None:
         return torch.stack([output.predicted.mean((1, 2)), output.target.mean((1, 2))], dim=1)
     raise ValueError(

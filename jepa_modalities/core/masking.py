@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -31,7 +32,7 @@ class Masks:
 
     def _map(self, change: Any) -> Masks:
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Masks(**{name: None if p is None else change(p) for name, p in parts.items()})
+        return replace(self, **{k: change(part) for k, part in parts.items() if part is not None})
 
     def rows(self, start: int, stop: int) -> Masks:
         """The masks of samples start..stop-1: one process's slice of the global batch."""
@@ -189,10 +190,13 @@ class BlockMasker:
                     f"mask.{name} = {(low, high)}: give 0 < low <= high"
                     + " <= 1" * ("scale" in name)
                 )
+        for name in ("num_targets", "min_keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"mask.{name} = {getattr(self, name)}: give at least 1")
         sizes = [
-            self._size(scale, aspect, clip=False)
+            size
             for scale in self.target_scale
-            for aspect in self.target_aspect
+            for size in self._sizes(scale, self.target_aspect, clip=False)
         ]
         for height, width in sizes:
             if height > rows or width > columns:
@@ -212,8 +216,7 @@ class BlockMasker:
                     f"mask.target_scale = {self.target_scale} gives an empty target on a "
                     f"{rows} x {columns} grid; raise the scale or use a smaller patch"
                 )
-        for aspect in self.context_aspect:
-            tall, wide = self._context_size(self.context_scale[0], aspect)
+        for tall, wide in self._sizes(self.context_scale[0], self._context_aspect()):
             worst = min(
                 tall * wide - max(0, tall + h - rows) * max(0, wide + w - columns) for h, w in sizes
             )
@@ -232,9 +235,24 @@ class BlockMasker:
             return min(height, rows - 1), min(width, columns - 1)
         return (min(height, rows), min(width, columns)) if clip else (height, width)
 
-    def _context_size(self, scale: float, aspect: float) -> tuple[int, int]:
+    def _sizes(
+        self, scale: float, aspect: tuple[float, float], clip: bool = True
+    ) -> set[tuple[int, int]]:
+        """Every size that a scale makes as the aspect runs over its range."""
+        (rows, columns), (low, high) = self.grid, aspect
+        area = max(int(rows * columns * scale), 1)
+        # Height and width are rounded, so they change at these aspects only.
+        edges = [(k + 0.5) ** 2 / area for k in range(rows + 1)]
+        edges += [area / (k + 0.5) ** 2 for k in range(columns + 1)]
+        edges = sorted([low, *(edge for edge in edges if low < edge < high), high])
+        middles = [(left + right) / 2 for left, right in itertools.pairwise(edges)]
+        return {self._size(scale, ratio, clip) for ratio in (low, *middles, high)}
+
+    def _context_aspect(self) -> tuple[float, float]:
+        """Height over width of the context in patches, low and high."""
         rows, columns = self.grid
-        return self._size(scale, aspect if self.reference else aspect * rows / columns)
+        factor = 1.0 if self.reference else rows / columns
+        return self.context_aspect[0] * factor, self.context_aspect[1] * factor
 
     def _draw(
         self, scale: tuple[float, float], aspect: tuple[float, float], generator: Generator
@@ -252,9 +270,7 @@ class BlockMasker:
         if valid is not None:
             raise ValueError("BlockMasker needs complete grids; use the random masker with padding")
         target = self._size(*self._draw(self.target_scale, self.target_aspect, generator))
-        context = self._context_size(
-            *self._draw(self.context_scale, self.context_aspect, generator)
-        )
+        context = self._size(*self._draw(self.context_scale, self._context_aspect(), generator))
         corner = self._corners(batch_size, self.num_targets, target, generator)
         if self.reference:
             return self._reference(corner, target, context, generator)

@@ -1,4 +1,4 @@
-"""What is predicted: the teacher's latents, a fixed function of the input, or first this, then that."""
+"""What is predicted: the teacher's latents, a fixed function of the input, or one, then both."""
 
 from __future__ import annotations
 

@@ -23,16 +23,10 @@ def read(path: Path, channels: Channels | None) -> ImageSet:
     Raises:
         ValueError: a damaged file, missing arrays or values that are no images.
     """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read as a NumPy file ({error}); save plain numbers with "
-            f"numpy.save or numpy.savez"
-        ) from error
+    loaded = _load(path)
     if path.suffix == ".npy":
         beside = path.with_name(f"{path.stem}_labels.npy")
-        return from_array(loaded, np.load(beside) if beside.exists() else None, (), path, channels)
+        return from_array(loaded, _load(beside) if beside.exists() else None, (), path, channels)
     with loaded:
         if "images" not in loaded.files:
             raise ValueError(
@@ -42,6 +36,16 @@ def read(path: Path, channels: Channels | None) -> ImageSet:
         key = next((name for name in ("labels", "label") if name in loaded.files), None)
         labels = None if key is None else loaded[key]
         return from_array(loaded["images"], labels, (), path, channels)
+
+
+def _load(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} cannot be read as a NumPy file ({error}); save plain numbers with "
+            f"numpy.save or numpy.savez"
+        ) from error
 
 
 def from_array(

@@ -57,7 +57,7 @@ class StreamedImages(Dataset[ImageBatch]):
         ids = torch.as_tensor(request[0], dtype=torch.long)
         boxes = torch.as_tensor(request[1], dtype=torch.float64)
         images = torch.empty(len(ids), self.image_set.channels, *self.size, dtype=torch.uint8)
-        for row in ids.unique().tolist():
+        for row in sorted(set(ids.tolist())):
             places = (ids == row).nonzero().squeeze(1)
             crops = self._crops(row, boxes[places].tolist())
             images[places] = torch.stack(crops)

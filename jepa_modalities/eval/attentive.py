@@ -82,7 +82,7 @@ def attentive_probe(
     heads: int = 4,
     epochs: int = 30,
     batch_size: int = 128,
-    lrs: Sequence[float] = (1e-3, 4e-3),
+    lrs: Sequence[float] = (1e-3, 3e-3, 1e-2),
     weight_decays: Sequence[float] = (1e-3, 1e-1),
     seed: int = 0,
     device: torch.device | str = "cpu",

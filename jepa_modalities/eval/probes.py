@@ -89,7 +89,7 @@ def holdout(labels: ArrayLike, every: int = 10, seed: int = 0) -> NDArray[np.boo
 
 
 def floats(x: NDArray[Any]) -> Tensor:
-    """A copy in float32, or in float64 where float32 would lose digits (large integers, float64)."""
+    """A copy in float32, or in float64 where float32 would lose digits (int32, float64)."""
     return torch.from_numpy(x.astype(np.result_type(x.dtype, np.float32)))
 
 

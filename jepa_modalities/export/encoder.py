@@ -35,7 +35,9 @@ class PretrainedEncoder(nn.Module):
         note: how the weights were chosen; empty for the end of training.
     """
 
-    def __init__(self, config: Any, tokenizer: nn.Module, encoder: nn.Module, note: str = "") -> None:
+    def __init__(
+        self, config: Any, tokenizer: nn.Module, encoder: nn.Module, note: str = ""
+    ) -> None:
         super().__init__()
         self.config, self.note = config, note
         self.tokenizer, self.encoder = tokenizer, encoder
@@ -104,7 +106,9 @@ def load_encoder(path: Path, device: str | torch.device = "cpu") -> PretrainedEn
         ValueError: not an encoder file, damaged, or of a newer format.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no encoder file at {path}; give a run folder or a .safetensors file")
+        raise FileNotFoundError(
+            f"no encoder file at {path}; give a run folder or a .safetensors file"
+        )
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}

@@ -134,4 +134,3 @@ def load(folder: Path, step: int | None = None) -> tuple[int, dict[str, Tensor],
         raise CheckpointError(f"the checkpoint {path} is damaged ({complaint}); {remedy}")
     state = torch.load(path / PARTS[1], map_location="cpu", weights_only=True)
     return wanted, load_file(path / PARTS[0]), state
-

@@ -69,10 +69,14 @@ def num_steps(config: TrainConfig, samples: int) -> tuple[int, int]:
 
 
 def precision(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """bf16 on GPU unless chosen otherwise; weights stay fp32."""
-    if config.precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if config.precision == "bf16" else torch.float32
+    """Type of the matrix products; weights, attention on the CPU and statistics stay fp32."""
+    choice = config.precision
+    if device.type == "cuda":
+        return torch.float32 if choice == "fp32" else torch.bfloat16
+    # Without such instructions bf16 on a CPU can be ten times slower than fp32.
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    use = choice == "bf16" or (choice == "fast" and native)
+    return torch.bfloat16 if use else torch.float32
 
 
 def plan(
@@ -242,9 +246,7 @@ class Trainer:
             self.jepa, self.step, speed.overall(), self.verdict, collapsed, self.monitor.start
         )
 
-    def _optimise(
-        self, step: int, feed: Iterator[Any], speed: Speed
-    ) -> tuple[JEPAOutput, Tensor]:
+    def _optimise(self, step: int, feed: Iterator[Any], speed: Speed) -> tuple[JEPAOutput, Tensor]:
         """One optimiser step; nothing is read from the device."""
         train, device = self.config.train, self.peers.device
         now = rates(train, step, self.total, self.warmup)

@@ -22,7 +22,9 @@ def _like(value: Tensor, place: Tensor) -> Tensor:
         from torch.distributed.tensor import distribute_tensor
 
         return distribute_tensor(
-            value.to(place.device), place.device_mesh, place.placements  # type: ignore[attr-defined]
+            value.to(place.device),
+            place.device_mesh,
+            place.placements,  # type: ignore[attr-defined]
         )
     return value.to(place.device)
 
@@ -67,8 +69,6 @@ def load_optimiser(
     for name, parameter in model.named_parameters():
         if name in state:
             optimizer.state[parameter] = {
-                key: value.to(parameter.device)
-                if value.ndim == 0
-                else _like(value, parameter)
+                key: value.to(parameter.device) if value.ndim == 0 else _like(value, parameter)
                 for key, value in state[name].items()
             }

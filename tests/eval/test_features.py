@@ -89,7 +89,10 @@ def test_tokens_are_flattened_token_by_token() -> None:
 
 
 def test_halves_in_one_dimension_and_a_flat_axis() -> None:
-    assert cells(grid_positions(4)).tolist() == [[True, True, False, False], [False, False, True, True]]
+    assert cells(grid_positions(4)).tolist() == [
+        [True, True, False, False],
+        [False, False, True, True],
+    ]
     flat = torch.tensor([[0.0, 5.0], [1.0, 5.0]])  # the second axis cannot be split
     assert cells(flat).tolist() == [[True, False], [False, True]]
 

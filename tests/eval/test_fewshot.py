@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
 from jepa_modalities.eval import fewshot
@@ -115,15 +116,12 @@ def test_test_labels_change_the_score_only() -> None:
     assert not np.array_equal(first.accuracies, second.accuracies)
 
 
-def test_only_the_drawn_labels_are_used() -> None:
-    used = np.unique(class_draws(Y, 2, 3, seed=0))
-    other = Y.copy()
-    free = np.setdiff1d(np.arange(90), used)
-    # Swap labels of undrawn rows inside their class counts, keeping the draws themselves.
+def test_only_the_drawn_rows_are_used() -> None:
+    free = np.setdiff1d(np.arange(90), class_draws(Y, 2, 3, seed=0))
     spoiled = X.copy()
     spoiled[free] = 1e3
     first = k_shot(X, Y, T, TRUTH, shots=2, draws=3)
-    second = k_shot(spoiled, other, T, TRUTH, shots=2, draws=3)
+    second = k_shot(spoiled, Y, T, TRUTH, shots=2, draws=3)
     np.testing.assert_array_equal(first.predictions, second.predictions)
 
 
@@ -132,6 +130,23 @@ def test_small_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fewshot, "CHUNK", 9 * 8 * 2)  # two draws at a time
     parts = k_shot(X, Y, T, TRUTH, shots=3, draws=5)
     assert (whole.predictions == parts.predictions).mean() > 0.99
+
+
+def test_the_number_of_threads_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def broken(*_):
+        seen.append(torch.get_num_threads())
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr(fewshot, "_logistic_draws", broken)
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="stop"):
+            k_shot(X, Y, T, TRUTH, draws=2)
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_one_shot_needs_no_fold() -> None:

@@ -112,7 +112,10 @@ class ImageAdapter:
             ids, draw, masks = waiting.popleft()
             parts = images.to(device, non_blocking=True).float().split(len(ids))
             flips = [Warp(None, draw.uniform() < 0.5 if c.flip else None) for c in crops]
-            moved = [apply_warp(p, f, size, c.border) for p, f, c in zip(parts, flips, crops, strict=True)]
+            moved = [
+                apply_warp(p, f, size, c.border)
+                for p, f, c in zip(parts, flips, crops, strict=True)
+            ]
             yield self._batch(moved, ids, draw), None if masks is None else masks.to(device)
 
     def _resident(self, images: Tensor, ids: Tensor, draw: Draw) -> Batch:

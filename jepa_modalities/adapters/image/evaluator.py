@@ -101,9 +101,7 @@ def evaluate(
             parts.append(seeds)
         arms.append(Arm(name, parts[0], parts[1]))
     patches = dictionary(adapter)
-    bar = Arm(
-        "bar", {"": chunked(train, patches.features)}, {"": chunked(test, patches.features)}
-    )
+    bar = Arm("bar", {"": chunked(train, patches.features)}, {"": chunked(test, patches.features)})
     flat = [{"": x.flatten(1).float().numpy() / 255} for x in (train, test)]
     encoder = next(arm for arm in arms if arm.name == "encoder")
     best = {choice.pooling, *(p for p in choice.poolings if p.startswith("all_"))}

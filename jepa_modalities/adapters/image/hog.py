@@ -39,7 +39,8 @@ def hog_tokens(images: Tensor, grid: tuple[int, int], bins: int = 9) -> Tensor:
     index = (angle * (bins / math.pi)).long() % bins
     votes = x.new_zeros(*x.shape[:2], bins, *x.shape[2:])
     votes.scatter_(2, index[:, :, None], torch.hypot(across, down)[:, :, None])
-    histogram = F.avg_pool2d(votes.flatten(1, 2), cell).unflatten(1, (-1, bins))
+    histogram = F.avg_pool2d(votes.flatten(1, 2), cell)
+    histogram = histogram.view(len(x), -1, bins, *grid)
     # The floor is far below one grey level per pixel: it only keeps flat tokens at zero.
     histogram = F.normalize(histogram, dim=2, eps=1e-6)
     return histogram.flatten(3).flatten(1, 2).transpose(1, 2)

@@ -8,7 +8,7 @@ from torch import Tensor
 from jepa_modalities.adapters.image.config import ImageData
 from jepa_modalities.adapters.image.model import resized
 from jepa_modalities.core.draw import seeded
-from jepa_modalities.data.image import ImageSet, digits, open_images
+from jepa_modalities.data.image import ImageSet, digits, open_images, splits
 from jepa_modalities.data.loader import decode_resized
 
 
@@ -54,7 +54,9 @@ class ImageSource:
                 "data.path is not given: name a folder of images, an .h5, .npy or .npz file, "
                 "or 'digits'"
             )
-        return open_images(path, split, channels=self.data.channels, on_error=self.data.on_error)
+        given = split == "test" and bool(self.data.test_path)
+        part = None if given and not splits(path) else split
+        return open_images(path, part, channels=self.data.channels, on_error=self.data.on_error)
 
     def __len__(self) -> int:
         return len(self.train_rows)
