@@ -221,7 +221,7 @@ class RunConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
-# width, depth, heads, MLP ratio; predictor depth (I-JEPA model file; predictor width 384 throughout)
+# width, depth, heads, MLP ratio; predictor depth (I-JEPA model file; predictor width is 384)
 SIZES: dict[str, tuple[int, int, int, float, int]] = {
     "tiny": (192, 12, 3, 4.0, 6),
     "small": (384, 12, 6, 4.0, 6),

@@ -71,8 +71,8 @@ class Modality(Protocol):
 class Adapter(Protocol):
     """One modality: how raw samples become tokens, batches, targets and scores.
 
-    The constructor opens and checks the data and fits what needs no gradient (a dictionary), so that
-    every complaint comes before long work. Everything random is a function of its arguments.
+    The constructor opens and checks the data and fits what needs no gradient (a dictionary), so
+    that every complaint comes before long work. Everything random is a function of its arguments.
     """
 
     config: Any

@@ -21,8 +21,11 @@ class Target(Protocol):
         channel_weight: weight of each channel in the prediction loss, (dim,), or None for equal.
     """
 
-    dim: int
-    channel_weight: Tensor | None
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def channel_weight(self) -> Tensor | None: ...
 
     def __call__(self, batch: Batch, masks: Masks, teacher: TokenEncoder) -> Tensor: ...
 

@@ -11,28 +11,28 @@ def export(run: Path, kind: str, out: Path) -> Path:
     Args:
         run: run folder or encoder file.
         kind: "safetensors", "timm", "onnx" or "hub".
-        out: file, or folder for "hub".
+        out: file; for "timm" and "hub" a folder.
 
     Raises:
         ValueError: unknown kind, or an encoder that the format cannot hold.
     """
-    from jepa_modalities.export.encoder import load_encoder
-
-    source = run / "encoder.safetensors" if run.is_dir() else run
     if kind == "safetensors":
-        load_encoder(source)  # complains before anything is copied
-        out.write_bytes(source.read_bytes())
-        return out
+        from jepa_modalities.export.portable import export_safetensors
+
+        return export_safetensors(run, out)
     if kind == "timm":
         from jepa_modalities.export.timm_keys import export_timm
 
-        return Path(export_timm(source, out))
+        return export_timm(run, out)
     if kind == "onnx":
+        from jepa_modalities.export.encoder import load_encoder
         from jepa_modalities.export.onnx import export_onnx
+        from jepa_modalities.export.place import encoder_file
 
-        return Path(export_onnx(load_encoder(source), out))
+        pretrained = load_encoder(encoder_file(run))
+        return export_onnx(pretrained, out, pretrained.config.evaluate.pooling)
     if kind == "hub":
         from jepa_modalities.export.hub import export_hub
 
-        return Path(export_hub(run, out))
+        return export_hub(run, out)
     raise ValueError(f"format {kind!r} is not known; choose safetensors, timm, onnx or hub")

@@ -117,8 +117,8 @@ def load_encoder(path: Path, device: str | torch.device = "cpu") -> PretrainedEn
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
     if about.get("format") != FORMAT:
         raise ValueError(
-            f"{path} has format {about.get('format')!r}, expected {FORMAT!r}: it was not written by "
-            f"this version of jepa_modalities"
+            f"{path} has format {about.get('format')!r}, expected {FORMAT!r}: it was not written "
+            f"by this version of jepa_modalities"
         )
     content = json.loads(about["config"])
     modality = modalities[content["modality"]]

@@ -126,7 +126,7 @@ def wrap(model: nn.Module, peers: Processes, strategy: str) -> nn.Module:
         if part is not None:
             for block in part.blocks:  # type: ignore[union-attr]
                 fully_shard(block, mesh=mesh)
-            fully_shard(part, mesh=mesh)  # also called on its own, by the monitor
+            fully_shard(part, mesh=mesh)  # type: ignore[arg-type]  # also called on its own, by the monitor
     fully_shard(model, mesh=mesh)
     return model
 

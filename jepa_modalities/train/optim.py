@@ -1,4 +1,4 @@
-"""AdamW with the paper's four parameter groups, and a step that is void when gradients are not finite."""
+"""AdamW with the paper's four parameter groups, and a step that a broken gradient makes void."""
 
 from __future__ import annotations
 

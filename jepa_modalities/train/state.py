@@ -21,11 +21,8 @@ def _like(value: Tensor, place: Tensor) -> Tensor:
     if hasattr(place, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor
 
-        return distribute_tensor(
-            value.to(place.device),
-            place.device_mesh,
-            place.placements,  # type: ignore[attr-defined]
-        )
+        mesh, placements = place.device_mesh, place.placements  # type: ignore[attr-defined]
+        return distribute_tensor(value.to(place.device), mesh, placements)
     return value.to(place.device)
 
 

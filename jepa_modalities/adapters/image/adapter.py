@@ -20,9 +20,9 @@ from jepa_modalities.adapters.image.augment import (
     moves,
 )
 from jepa_modalities.adapters.image.config import AugmentConfig, ImageConfig
+from jepa_modalities.adapters.image.model import embedding, geometry
 from jepa_modalities.adapters.image.source import ImageSource
 from jepa_modalities.adapters.image.target import fixed_target
-from jepa_modalities.adapters.image.model import embedding, geometry
 from jepa_modalities.adapters.image.tokenizer import ImageTokenizer
 from jepa_modalities.core.batch import Batch, Tokens
 from jepa_modalities.core.draw import Draw

@@ -13,7 +13,7 @@ class ImageData:
     """Where the images come from and how they are cut into patches."""
 
     path: str = ""
-    """folder, .h5, .npy or .npz; several .h5 files joined by commas; 'digits' for the bundled scans"""
+    """folder, .h5, .npy or .npz; several .h5 joined by commas; 'digits' for the bundled scans"""
     test_path: str = ""
     """the same for the test images; empty: the split 'test' or 'val' of path"""
     size: tuple[int, int] = (224, 224)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from jepa_modalities.adapters.image.augment import apply_warp, colour, draw_warp
 from jepa_modalities.adapters.image.bar import PatchDictionary
 from jepa_modalities.adapters.image.config import AugmentConfig
+from jepa_modalities.core.batch import Tokens
 from jepa_modalities.core.draw import Draw, seeded
 from jepa_modalities.eval.arms import Arm, concatenate, score_arms
+from jepa_modalities.eval.deep import score_deep, score_fractions
 from jepa_modalities.eval.features import FeatureCache, extract, fingerprint
 from jepa_modalities.eval.fewshot import k_shot
 from jepa_modalities.eval.probes import Fit, svm_probe
@@ -64,6 +67,35 @@ def chunked(images: Tensor, function: Any, size: int = 256) -> Array:
         return np.concatenate([function(part).float().numpy() for part in images.split(size)])
 
 
+def encoder_arms(
+    adapter: ImageAdapter,
+    encoders: dict[str, list[nn.Module]],
+    splits: dict[str, Tensor],
+    tokenize: Callable[[Tensor], Tokens],
+    run: Path,
+) -> list[Arm]:
+    """Features of every encoder and seed under every pooling, each computed once and kept."""
+    cache = FeatureCache(run / "features")
+    poolings = adapter.config.evaluate.poolings
+    marks = str(adapter.tokenizer.state_dict())
+
+    def features(arm: str, model: nn.Module, split: str) -> dict[str, Array]:
+        images = splits[split]
+        mark = fingerprint(model, images, marks)
+        return cache.features(
+            arm, split, poolings, mark, lambda names: extract(model, tokenize, images, names)
+        )
+
+    return [
+        Arm(
+            name,
+            [features(f"{name}{n}", model, "train") for n, model in enumerate(models)],
+            [features(f"{name}{n}", model, "test") for n, model in enumerate(models)],
+        )
+        for name, models in encoders.items()
+    ]
+
+
 def evaluate(
     adapter: ImageAdapter, encoders: dict[str, list[nn.Module]], run: Path
 ) -> dict[str, float]:
@@ -79,46 +111,42 @@ def evaluate(
     """
     config, choice = adapter.config, adapter.config.evaluate
     train, train_y, test, test_y = labelled(adapter)
-    cache = FeatureCache(run / "features")
-    arms: list[Arm] = []
-    for name, models in encoders.items():
-        parts = []
-        for split, images in (("train", train), ("test", test)):
-            seeds = []
-            for number, model in enumerate(models):
-                mark = fingerprint(model, images, str(adapter.tokenizer.state_dict()))
 
-                def compute(
-                    missing: Sequence[str], model: nn.Module = model, images: Tensor = images
-                ) -> dict[str, Array]:
-                    place = adapter.tokenizer.mean.device
-                    return extract(
-                        model, lambda raw: adapter.tokenizer(raw.to(place)), images, missing
-                    )
+    def tokenize(raw: Tensor) -> Tokens:
+        tokens: Tokens = adapter.tokenizer(raw.to(adapter.tokenizer.mean.device))
+        return tokens
 
-                arm = f"{name}{number}" if len(models) > 1 else name
-                seeds.append(cache.features(arm, split, choice.poolings, mark, compute))
-            parts.append(seeds)
-        arms.append(Arm(name, parts[0], parts[1]))
+    arms = encoder_arms(adapter, encoders, {"train": train, "test": test}, tokenize, run)
     patches = dictionary(adapter)
     bar = Arm("bar", {"": chunked(train, patches.features)}, {"": chunked(test, patches.features)})
     flat = [{"": x.flatten(1).float().numpy() / 255} for x in (train, test)]
-    encoder = next(arm for arm in arms if arm.name == "encoder")
     best = {choice.pooling, *(p for p in choice.poolings if p.startswith("all_"))}
-    joined = concatenate(narrowed(encoder, best), bar)
-    arms += [Arm("raw", flat[0], flat[1]), bar, joined]
+    encoder = next(arm for arm in arms if arm.name == "encoder")
+    arms += [Arm("raw", flat[0], flat[1]), bar, concatenate(narrowed(encoder, best), bar)]
     scores = score_arms(
-        arms,
-        train_y,
-        test_y,
-        probes=choice.probes,
-        primary=choice.pooling,
-        shots=choice.shots,
-        draws=choice.draws,
+        arms, train_y, test_y, choice.probes, choice.pooling, choice.shots, choice.draws
     )
     metrics = dict(scores.metrics)
     for shots in choice.shots:
         metrics |= augmented_svm(adapter, train, train_y, test, test_y, shots, scores.correct)
+    if choice.fractions:
+        primary = [narrowed(arm, {choice.pooling, ""}).seeds()[0] for arm in arms]
+        features = [tuple(next(iter(part.values())) for part in split) for split in primary]
+        named = {arm.name: (x, t) for arm, (x, t) in zip(arms, features, strict=True)}
+        metrics |= score_fractions(named, train_y, test_y, choice.fractions)
+    change = config.view_augment if config.views else config.augment
+    for kind, wanted in (("attentive", choice.attentive), ("finetune", choice.finetune)):
+        if wanted:
+            metrics |= score_deep(
+                kind,
+                encoders,
+                tokenize,
+                train,
+                train_y,
+                test,
+                test_y,
+                augment=partial(augmented, change),
+            )
     metrics["data/train_labels"] = float(len(train_y))
     metrics["data/test_samples"] = float(len(test_y))
     return metrics
@@ -128,7 +156,8 @@ def narrowed(arm: Arm, poolings: set[str]) -> Arm:
     """The same arm with some of its poolings."""
 
     def keep(part: Any) -> Any:
-        return [{n: v for n, v in seed.items() if n in poolings} for seed in part]
+        seeds = part if isinstance(part, list) else [part]
+        return [{n: v for n, v in seed.items() if n in poolings} for seed in seeds]
 
     return Arm(arm.name, keep(arm.train), keep(arm.test))
 
@@ -196,6 +225,11 @@ def warped(images: Tensor, change: AugmentConfig, draw: Draw) -> Tensor:
     size = (images.shape[-2], images.shape[-1])
     moved = apply_warp(images, draw_warp(change, draw), size, change.border)
     return colour(moved, change, draw)
+
+
+def augmented(change: AugmentConfig, raw: Tensor, generator: torch.Generator) -> Tensor:
+    """A randomly changed batch for fine-tuning, from its own generator."""
+    return warped(raw.float(), change, Draw(len(raw), 0, len(raw), generator))
 
 
 def pictures(adapter: ImageAdapter, encoders: dict[str, list[nn.Module]]) -> dict[str, Picture]:

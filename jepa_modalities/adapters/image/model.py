@@ -74,8 +74,8 @@ class ImageModality:
 
         Args:
             config: of the encoder.
-            raw: a path (folder, .h5, .npy, .npz), a uint8 array (samples, height, width[, channels]),
-                or a uint8 tensor (samples, channels, height, width).
+            raw: a path (folder, .h5, .npy, .npz), a uint8 array (samples, height, width[,
+                channels]), or a uint8 tensor (samples, channels, height, width).
 
         Raises:
             ValueError: another shape or type.

@@ -15,8 +15,8 @@ from jepa_modalities.data.loader import decode_resized
 class ImageSource:
     """Opens the training images and splits off the held-out part.
 
-    The held-out share is never seen in pretraining: the collapse monitor, the online probe and every
-    choice look there. The test images are opened at evaluation only.
+    The held-out share is never seen in pretraining: the collapse monitor, the online probe and
+    every choice look there. The test images are opened at evaluation only.
 
     Args:
         data: paths and sizes.

@@ -1,4 +1,4 @@
-"""Fixed image targets: patch dictionary, HOG, pixels; computed per batch or looked up in a table."""
+"""Fixed image targets: patch dictionary, HOG, pixels; computed per batch or looked up."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ def patchify(images: Tensor, patch: int) -> Tensor:
         patch: side in pixels.
 
     Returns:
-        (batch, tokens, channels * patch * patch): each patch flattened as (channel, row, column), so
-        that a linear layer on it equals a convolution with kernel = stride = patch.
+        (batch, tokens, channels * patch * patch): each patch flattened as (channel, row, column),
+        so that a linear layer on it equals a convolution with kernel = stride = patch.
     """
     batch, channels, height, width = images.shape
     grid = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
