@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import importlib.util
 import json
 import os
@@ -27,6 +26,7 @@ from jepa_modalities.export.encoder import PretrainedEncoder, load_encoder, save
 from jepa_modalities.train import checkpoint
 from jepa_modalities.train.distributed import Processes, processes
 from jepa_modalities.train.engine import Trained, Trainer, untrained
+from jepa_modalities.train.lock import locked
 from jepa_modalities.train.log import Log
 from jepa_modalities.train.state import model_state
 
@@ -62,7 +62,16 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Flat results, `<arm>/<probe>[@<pooling>]/<metric>`."""
+        """Flat results, `<arm>/<probe>[@<pooling>]/<metric>`.
+
+        Raises:
+            FileNotFoundError: the run has not come to its end.
+        """
+        if not (self.path / "metrics.json").is_file():
+            raise FileNotFoundError(
+                f"no metrics.json in {self.path}: no run folder, or its run has not come to an "
+                f"end; go on with --out {self.path} --resume"
+            )
         content: dict[str, float] = json.loads((self.path / "metrics.json").read_text())
         return content
 
@@ -119,7 +128,29 @@ def read_config(path: Path) -> Any:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(content, dict) or "modality" not in content:
+        raise ValueError(f"{path} holds no configuration of a run: it names no 'modality'")
     return from_dict(modalities[content["modality"]].Config, content, str(path))
+
+
+def begun(folder: Path, config: Any) -> Any:
+    """The configuration that a folder's run was begun with, to go on with it.
+
+    Args:
+        folder: of the run.
+        config: of the recipe that is asked for.
+
+    Raises:
+        FileNotFoundError: no run in the folder.
+        ValueError: the folder's run is of another recipe.
+    """
+    old = read_config(folder / "config.json")
+    if old.recipe != config.recipe:
+        raise ValueError(
+            f"{folder} was begun with the recipe {old.recipe!r}, not {config.recipe!r}; name that "
+            f"one, or start in another --out folder"
+        )
+    return old
 
 
 def load(path: str | Path, device: str = "cpu") -> PretrainedEncoder:
@@ -150,7 +181,7 @@ def pretrain(
         recipe_or_config: name of a recipe, path of a config.json, or a configuration.
         out: run folder; `runs/<recipe>-<time>` if not given.
         seed: fixes everything.
-        resume: go on from the folder's last checkpoint.
+        resume: go on from the folder's last checkpoint, with the settings it was begun with.
         resume_step: go on from the checkpoint of this step.
         settings: dotted names, e.g. `{"data.path": "photos", "encoder.dim": 128}`.
         quiet: no display.
@@ -163,20 +194,34 @@ def pretrain(
         ValueError: settings or data that cannot work, before anything is trained.
         CheckpointError: nothing to resume, or a damaged checkpoint.
     """
+    resuming = resume or resume_step is not None
+    if resuming and out is None:
+        raise ValueError("resume needs out: the run folder that goes on")
     config = recipe(recipe_or_config) if isinstance(recipe_or_config, str) else recipe_or_config
+    if resuming and isinstance(recipe_or_config, str):
+        config = begun(Path(str(out)), config)
     config = changed(config, {**(settings or {}), **{f"train.{k}": v for k, v in train.items()}})
     if seed is not None:
         config = changed(config, {"train.seed": seed})
     name = config.recipe or config.modality
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
     console = None if quiet else Console()
-    with processes(config.train.device) as peers:
-        folder = Path(out) if out is not None else _fresh_folder(name)
-        resuming = resume or resume_step is not None
-        _prepare_folder(folder, config, resuming, peers)
-        with _locked(folder, peers):
+    with _threads(config.train.threads), processes(config.train.device) as peers:
+        folder = Path(peers.agree(str(out if out is not None else _fresh_folder(name))))
+        if resuming:
+            compare(folder, config)
+        with locked(folder, peers, not resuming):
             return _pretrain(config, folder, resuming, resume_step, peers, console)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """PyTorch's CPU threads for the time of a run; the caller's number comes back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pretrain(
@@ -200,13 +245,15 @@ def _pretrain(
     finally:
         if log is not None:
             log.close()
+    if trained.collapsed and console is not None:
+        console.print(f"ended at step {trained.step} of {trainer.total}: {trained.verdict}")
     teacher, student = model_state(trained.jepa.teacher), model_state(trained.jepa.encoder)
     if peers.main:
         tokenizer = model_state(adapter.tokenizer)
         save_encoder(folder / "encoder.safetensors", teacher, tokenizer, config)
         save_encoder(folder / "student.safetensors", student, tokenizer, config, "student")
         facts = {
-            "speed/samples_per_second": trained.samples_per_second,
+            "speed/samples_per_second": trained.samples_per_second or _logged_speed(folder),
             "train/steps": float(trained.step),
             "train/samples_seen": float(trained.step * config.train.batch_size),
         }
@@ -249,6 +296,12 @@ def finish(
     write_report(run.path, pictures)
 
 
+def _logged_speed(folder: Path) -> float:
+    """Samples per second as the log tells them: of a run that was resumed at its last step."""
+    rates = [record["samples_per_second"] for record in _log_records(folder)]
+    return sum(rates) / len(rates) if rates else 0.0
+
+
 def _log_records(folder: Path) -> list[dict[str, Any]]:
     from jepa_modalities.train.log import read
 
@@ -264,10 +317,16 @@ def evaluate(path: str | Path, settings: Mapping[str, Any] | None = None) -> dic
     """
     run = Run(Path(path))
     config = changed(run.config, settings or {})
-    adapter = adapters[config.modality](config, run.path)
-    known = run.metrics if (run.path / "metrics.json").exists() else {}
-    facts = {k: v for k, v in known.items() if k.startswith(("speed/", "train/", "collapse/"))}
-    finish(run, adapter, None, facts, None)
+    if not (run.path / "encoder.safetensors").is_file():
+        raise FileNotFoundError(
+            f"no encoder in {run.path}: its training has not come to an end; go on with "
+            f"--out {run.path} --resume"
+        )
+    with locked(run.path, Processes(0, 1, torch.device("cpu")), False):
+        adapter = adapters[config.modality](config, run.path)
+        known = run.metrics if (run.path / "metrics.json").exists() else {}
+        facts = {k: v for k, v in known.items() if k.startswith(("speed/", "train/", "collapse/"))}
+        finish(run, adapter, None, facts, None)
     return run.metrics
 
 
@@ -276,53 +335,21 @@ def _fresh_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{stamp}"
 
 
-def _prepare_folder(folder: Path, config: Any, resuming: bool, peers: Processes) -> None:
-    """Make the folder, or compare its configuration with the one that goes on.
+def compare(folder: Path, config: Any) -> None:
+    """Complain about settings with which a run cannot go on exactly.
 
     Raises:
-        FileExistsError: a used folder without `resume`.
+        FileNotFoundError: no run in the folder.
         ValueError: another configuration than the folder's.
     """
-    if resuming:
-        old = read_config(folder / "config.json")
-        changes = [d for d in differences(old, config) if not d.startswith(FREE)]
-        if changes:
-            raise ValueError(
-                f"{folder} was begun with other settings, so it cannot go on exactly:\n  "
-                + "\n  ".join(changes)
-                + "\ngive the same settings, or start in another --out folder"
-            )
-        return
-    used = (folder / "config.json").exists()
-    peers.barrier()
-    if used:
-        raise FileExistsError(
-            f"{folder} holds a run already: go on with --resume, or choose another --out"
+    old = read_config(folder / "config.json")
+    changes = [d for d in differences(old, config) if not d.startswith(FREE)]
+    if changes:
+        raise ValueError(
+            f"{folder} was begun with other settings, so it cannot go on exactly:\n  "
+            + "\n  ".join(changes)
+            + "\ngive the same settings, or start in another --out folder"
         )
-    if peers.main:
-        folder.mkdir(parents=True, exist_ok=True)
-    peers.barrier()
-
-
-@contextmanager
-def _locked(folder: Path, peers: Processes) -> Iterator[None]:
-    """Only one command works in a run folder.
-
-    Raises:
-        RuntimeError: another process holds it.
-        OSError: the folder is read-only.
-    """
-    if not peers.main:
-        yield
-        return
-    with (folder / "run.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(
-                f"{folder} is in use by another process; wait for it or choose another --out"
-            ) from None
-        yield
 
 
 def write_environment(folder: Path, peers: Processes) -> None:

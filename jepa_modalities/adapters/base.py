@@ -104,8 +104,15 @@ class Adapter(Protocol):
 
 
 def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> TokenEncoder:
-    """The encoder of a run, freshly drawn from torch's global generator."""
+    """The encoder of a run, freshly drawn from torch's global generator.
+
+    Raises:
+        ValueError: sizes that make no encoder.
+    """
     choice = config.encoder
+    for name in ("dim", "depth", "heads"):
+        if getattr(choice, name) < 1:
+            raise ValueError(f"encoder.{name} = {getattr(choice, name)}: give at least 1")
     position: nn.Module
     if choice.position == "learned":
         position = LearnedPosition(geometry.num_tokens, choice.dim)
@@ -135,6 +142,11 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
         return None
     if mask.kind == "random":
         return RandomMasker(geometry.num_tokens, mask.keep)
+    if len(geometry.grid) > 2:
+        raise ValueError(
+            f"mask.kind = 'block' knows images and sequences, not a grid of {geometry.grid}; use "
+            f"'random'"
+        )
     rows, columns = geometry.grid if len(geometry.grid) == 2 else (1, geometry.num_tokens)
     return BlockMasker(
         (rows, columns),

@@ -45,7 +45,7 @@ def _pretrain(args: list[str]) -> int:
     from jepa_modalities import api
     from jepa_modalities.cli.config import merge, own_flags
 
-    parser = argparse.ArgumentParser(prog="jm pretrain", add_help=False)
+    parser = argparse.ArgumentParser(prog="jm pretrain", add_help=False, allow_abbrev=False)
     parser.add_argument("recipe", nargs="?")
     own_flags(parser)
     own, rest = parser.parse_known_args(args)
@@ -58,8 +58,8 @@ def _pretrain(args: list[str]) -> int:
     resuming = own.resume or own.resume_step is not None
     if resuming and own.out is None:
         raise ValueError("--resume needs --out DIR: the run folder that goes on")
-    if resuming and not rest and (Path(own.out) / "config.json").exists():
-        config = api.read_config(Path(own.out) / "config.json")
+    if resuming:
+        config = api.begun(Path(own.out), config)
     if {"-h", "--help"} & set(rest):
         print(parser.format_help())
     config = merge(config, rest, f"jm pretrain {own.recipe}")
@@ -85,7 +85,9 @@ def _finish(path: Path) -> None:
 
     console = Console()
     if (path / "metrics.json").exists():
-        console.print(result_table(path))
+        table = result_table(path)
+        if table.row_count:
+            console.print(table)
         console.print(f"report: {path / 'report.html'}", soft_wrap=True)
     console.print(f"run: {path}", soft_wrap=True, highlight=False)
 
@@ -223,25 +225,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(function: Callable[[list[str]], int], args: list[str]) -> int:
-    from jepa_modalities.train.checkpoint import CheckpointError
-    from jepa_modalities.train.engine import Interrupted, NonFiniteLoss
+    from jepa_modalities.train.engine import Interrupted
 
     try:
         return function(args)
     except Interrupted as error:
-        where = f" {args[args.index('--out') + 1]}" if "--out" in args[:-1] else " DIR"
-        print(
-            f"\n{error}; a checkpoint is saved: go on with --out{where} --resume", file=sys.stderr
-        )
+        print(f"\n{error}", file=sys.stderr)
         return 130
-    except (CheckpointError, NonFiniteLoss, ValueError, RuntimeError, OSError, KeyError) as error:
+    except (ValueError, RuntimeError, OSError, KeyError, ImportError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"error: {message}", file=sys.stderr)
         if isinstance(error, OSError) and error.errno == 28:
             print("the disk is full: free space, then go on with --resume", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted before anything could be saved", file=sys.stderr)
+        print("\ninterrupted; a run that has a checkpoint goes on with --resume", file=sys.stderr)
         return 130
 
 

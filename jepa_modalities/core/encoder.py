@@ -28,6 +28,7 @@ class TokenEncoder(nn.Module):
         num_prefix: learned register tokens in front, outside every mask.
         init: "normal" or "xavier", see `initialise`.
         rescale: depth-dependent start of the residual branches, see `initialise`.
+        shows_hidden: own a mask token, for maskers that keep hidden positions (`Masks.hidden`).
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class TokenEncoder(nn.Module):
         num_prefix: int = 0,
         init: str = "normal",
         rescale: bool = True,
+        shows_hidden: bool = False,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -49,9 +51,10 @@ class TokenEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.prefix = nn.Parameter(torch.zeros(1, num_prefix, dim)) if num_prefix else None
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim)) if shows_hidden else None
         initialise(self, init, rescale)
-        nn.init.normal_(self.mask_token, std=0.02)
+        if self.mask_token is not None:
+            nn.init.normal_(self.mask_token, std=0.02)
         if self.prefix is not None:
             nn.init.normal_(self.prefix, std=0.02)
 
@@ -76,7 +79,8 @@ class TokenEncoder(nn.Module):
             (batch, tokens, dim).
 
         Raises:
-            ValueError: masks together with an embedding that mixes tokens.
+            ValueError: masks together with an embedding that mixes tokens; hidden positions
+                without a mask token.
         """
         index = masks.context if masks is not None else None if keep is None else keep[:, None]
         position = self.position(tokens.positions)
@@ -93,6 +97,11 @@ class TokenEncoder(nn.Module):
             # Only the kept tokens are embedded: the rest costs nothing and cannot leak.
             x = self.embed(gather(tokens.values, index)) + position[index]
             if masks is not None and masks.hidden is not None:
+                if self.mask_token is None:
+                    raise ValueError(
+                        "the masks show hidden positions, but the encoder owns no mask token; "
+                        "build it with shows_hidden=True"
+                    )
                 x = torch.where(masks.hidden[..., None], self.mask_token + position[index], x)
             x = x.flatten(0, 1)
             valid = None if tokens.valid is None else gather(tokens.valid, index).flatten(0, 1)

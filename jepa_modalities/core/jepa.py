@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,10 +98,11 @@ class JEPA(nn.Module):
             output.views = self.encode_views(batch)
 
         loss = torch.zeros((), device=batch.context.values.device)
-        for term in self.terms:
+        for number, term in enumerate(self.terms, start=1):
             value = term(output, batch, self.gather)
             loss = loss + term.weight * value
-            output.terms[str(term.name)] = value.detach()
+            name = str(term.name)
+            output.terms[f"{name}_{number}" if name in output.terms else name] = value.detach()
         output.loss = loss
         return output
 
@@ -113,12 +114,21 @@ class JEPA(nn.Module):
         tokens: Tensor = self.encoder(together, keep=keep).tokens
         return tokens.unflatten(0, (len(batch.views), -1))
 
+    def schedule(self, step: int, total: int) -> None:
+        """Tell the target and the terms which optimiser step of how many is next, from 1."""
+        if self.target is not None:
+            self.target.schedule((step - 1) / total)
+        for term in self.terms:
+            if hasattr(term, "step"):
+                cast(Any, term).step = step
+
     @torch.no_grad()
     def update_teacher(self, rate: float | Tensor) -> None:
         """Move the teacher towards the student: theta_t += rate * (theta - theta_t).
 
         Args:
-            rate: 1 - momentum; a tensor (for a step that is void on the device) is never read here.
+            rate: 1 - momentum; 0 changes nothing, buffers included. A tensor (for a step that may
+                be void on the device) is never read here.
         """
         teacher: list[Tensor] = list(self.teacher.parameters())
         student = [p.detach() for p in self.encoder.parameters()]
@@ -129,4 +139,7 @@ class JEPA(nn.Module):
         else:
             torch._foreach_lerp_(teacher, student, rate)
         for mine, other in zip(self.teacher.buffers(), self.encoder.buffers(), strict=True):
-            mine.copy_(other)
+            if isinstance(rate, Tensor):
+                mine.copy_(torch.where(rate > 0, other, mine))
+            elif rate > 0:
+                mine.copy_(other)

@@ -129,13 +129,14 @@ def sigreg(z: Tensor, directions: Tensor, knots: int = 17, limit: float = 5.0) -
 def projector(dim: int, widths: Sequence[int]) -> nn.Module:
     """Linear-BatchNorm-ReLU for every width but the last, which is Linear only; identity if empty.
 
-    The batch norm sees the batch of all processes because terms gather before they project.
+    The batch norm sees the batch of all processes because terms gather before they project; it
+    keeps no running statistics, so a void step leaves no trace.
     """
     layers: list[nn.Module] = []
     for number, width in enumerate(widths, start=1):
         layers.append(nn.Linear(dim, width))
         if number < len(widths):
-            layers += [nn.BatchNorm1d(width), nn.ReLU()]
+            layers += [nn.BatchNorm1d(width, track_running_stats=False), nn.ReLU()]
         dim = width
     return nn.Sequential(*layers)
 
@@ -193,7 +194,8 @@ class Prediction(nn.Module):
 class Regulariser(nn.Module):
     """VICReg or SIGReg on blocks of one sample or on two views, behind one interface.
 
-    Statistics are taken in fp32 on the batch of all processes.
+    Statistics are taken in fp32 on the batch of all processes. `step` numbers the optimiser step
+    for SIGReg's directions; `JEPA.schedule` sets it, so a resumed run needs no state.
 
     Args:
         source: see `pooled`.
@@ -207,8 +209,6 @@ class Regulariser(nn.Module):
     Raises:
         ValueError: unknown `kind`, or a wrong number of coefficients.
     """
-
-    step: Tensor
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ class Regulariser(nn.Module):
         self.name, self.source, self.kind, self.weight = kind, source, kind, weight
         self.coefficients, self.slices = tuple(coefficients), slices
         self.projector = projector(dim, widths)
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.step = 0
 
     def forward(self, output: JEPAOutput, batch: Batch, gather: Gather) -> Tensor:
         with torch.autocast(batch.context.values.device.type, enabled=False):
@@ -243,12 +243,10 @@ class Regulariser(nn.Module):
                 a, b, c = self.coefficients
                 return vicreg(z, (a, b, c))
             return self.coefficients[0] * invariance(z) + self.coefficients[1] * sigreg(
-                z, self._directions(z.shape[-1])
+                z, self._directions(z.shape[-1]).to(z.device, non_blocking=True)
             )
 
     def _directions(self, dim: int) -> Tensor:
         """Unit directions that are a function of the step only: the same in every process."""
-        generator = torch.Generator().manual_seed(int(self.step))
-        self.step += 1
-        drawn = torch.randn(dim, self.slices, generator=generator)
-        return F.normalize(drawn, dim=0).to(self.step.device)
+        generator = torch.Generator().manual_seed(self.step)
+        return F.normalize(torch.randn(dim, self.slices, generator=generator), dim=0)

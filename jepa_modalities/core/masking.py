@@ -142,7 +142,7 @@ class BlockMasker:
     context is a block minus all targets. Every patch can be context and target.
 
     Args:
-        grid: patches (rows, columns).
+        grid: patches (rows, columns); a sequence is one row, its blocks are spans of any length.
         num_targets: target blocks per sample.
         target_scale: share of the grid that a target covers, low and high.
         target_aspect: height over width of a target in patches, low and high.
@@ -183,6 +183,8 @@ class BlockMasker:
 
     def _validate(self) -> None:
         rows, columns = self.grid
+        if self.reference and rows == 1:
+            raise ValueError("mask.reference is the published sampler for images: no sequences")
         for name in ("target_scale", "target_aspect", "context_scale", "context_aspect"):
             low, high = getattr(self, name)
             if not 0 < low <= high or (name.endswith("scale") and high > 1):
@@ -231,6 +233,8 @@ class BlockMasker:
         rows, columns = self.grid
         area = int(rows * columns * scale)
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if rows == 1:  # a sequence: blocks are spans, which have no aspect
+            height, width = 1, area
         if self.reference:  # the published loop stops below the full extent
             return min(height, rows - 1), min(width, columns - 1)
         return (min(height, rows), min(width, columns)) if clip else (height, width)

@@ -59,8 +59,17 @@ class Predictor(nn.Module):
 
         Returns:
             (batch, blocks, targets, target_dim).
+
+        Raises:
+            ValueError: neither one context group nor one per target block.
         """
         batch, blocks, targets = masks.targets.shape
+        groups = masks.context.shape[1]
+        if groups not in (1, blocks):
+            raise ValueError(
+                f"masks hold {groups} context groups for {blocks} target blocks; a masker gives 1 "
+                f"group or one for each block"
+            )
         position = self.position(latents.positions)
         context = self.embed(latents.tokens) + position[masks.context]
         if latents.prefix is not None:

@@ -282,7 +282,8 @@ def _expand(path: str | Path) -> list[Path]:
             above = next(parent for parent in given.absolute().parents if parent.exists())
             raise FileNotFoundError(
                 f"data.path: {piece!r} does not exist (there is {above}); give a folder of images "
-                f"or an .h5, .npy or .npz file"
+                f"or an .h5, .npy or .npz file with --data.path, or set the variable JEPA_DATA to "
+                f"the folder of the data sets"
             )
         parts += matches
     for part in parts:

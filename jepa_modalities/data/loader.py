@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -100,8 +101,18 @@ def loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers > 0 else None,
+        worker_init_fn=_leave_signals,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; the training process decides what to do.
+
+    Workers that died of them would take its checkpoint along. They end with that process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def decode_resized(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -71,6 +72,24 @@ class PretrainedEncoder(nn.Module):
         return features[name]
 
 
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file with the mode that any new file gets; safetensors gives 0600.
+
+    Raises:
+        OSError: the disk is full or the folder is read-only.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(dict(tensors), path, about)
+    except SafetensorError as error:
+        full = "os error 28" in str(error) or "No space left" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
+    path.chmod(mode)
+
+
 def save_encoder(
     path: Path,
     encoder: Mapping[str, Tensor],
@@ -92,7 +111,7 @@ def save_encoder(
     about = {"format": FORMAT, "config": json.dumps(asdict(config)), "note": note}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, temporary, about)
+        write_tensors(temporary, tensors, about)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -99,7 +99,7 @@ def to_timm(pretrained: PretrainedEncoder, fc_norm: bool = False) -> dict[str, T
     state["patch_embed.proj.weight"] = encoder.embed.weight.detach().cpu().reshape(shape).clone()
     state["patch_embed.proj.bias"] = encoder.embed.bias.detach().cpu().clone()
     with torch.no_grad():
-        table = encoder.position(_grid(config).to(encoder.mask_token.device))
+        table = encoder.position(_grid(config).to(encoder.norm.weight.device))
     state["pos_embed"] = table.detach().cpu().clone()[None]
     if encoder.prefix is not None:
         state["reg_token"] = encoder.prefix.detach().cpu().clone()
@@ -163,7 +163,6 @@ def from_timm(model: nn.Module, config: Any, drop_class_token: bool = False) -> 
         result["position.table"] = table
     else:
         _check_sincos(table, config)
-    result["mask_token"] = torch.zeros(1, 1, config.encoder.dim)
     _check_shapes(result, config)
     return result
 

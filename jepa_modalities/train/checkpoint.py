@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from jepa_modalities.export.encoder import write_tensors
 
 KEPT = 2
 PARTS = ("model.safetensors", "state.pt")
@@ -24,11 +26,14 @@ class CheckpointError(RuntimeError):
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically: a reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:
@@ -44,10 +49,20 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _save_state(path: Path, state: dict[str, Any]) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        # torch hides the disk's complaint behind one about its own position in the file.
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
 def steps(folder: Path) -> list[int]:
     """Steps of the checkpoints in a run folder, ascending; unfinished writes are not among them."""
-    found = (folder / "checkpoint").glob("step-*")
-    return sorted(int(path.name.removeprefix("step-")) for path in found if path.is_dir())
+    found = [path for path in (folder / "checkpoint").glob("step-*") if path.is_dir()]
+    numbers = [path.name.removeprefix("step-") for path in found]
+    return sorted(int(number) for number in numbers if number.isdecimal())
 
 
 def save(folder: Path, step: int, model: dict[str, Tensor], state: dict[str, Any]) -> Path:
@@ -70,8 +85,8 @@ def save(folder: Path, step: int, model: dict[str, Tensor], state: dict[str, Any
     temporary.mkdir()
     try:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}
-        save_file(weights, temporary / PARTS[0])
-        torch.save(state, temporary / PARTS[1])
+        write_tensors(temporary / PARTS[0], weights)
+        _save_state(temporary / PARTS[1], state)
         for part in PARTS:
             _sync(temporary / part)
         digests = {part: _digest(temporary / part) for part in PARTS}
@@ -93,10 +108,10 @@ def _complaint(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        for part, digest in manifest["sha256"].items():
-            if _digest(path / part) != digest:
+        for part in PARTS:
+            if _digest(path / part) != manifest["sha256"][part]:
                 return f"{part} differs from its checksum"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -113,7 +128,8 @@ def load(folder: Path, step: int | None = None) -> tuple[int, dict[str, Tensor],
     there = steps(folder)
     if not there:
         raise CheckpointError(
-            f"no checkpoint in {folder / 'checkpoint'}: nothing to resume; start without --resume"
+            f"no checkpoint in {folder / 'checkpoint'}: the run ended before its first one; remove "
+            f"{folder} or start in another --out folder, without --resume"
         )
     wanted = there[-1] if step is None else step
     if wanted not in there:
@@ -127,10 +143,17 @@ def load(folder: Path, step: int | None = None) -> tuple[int, dict[str, Tensor],
             if other != wanted and _complaint(path.with_name(f"step-{other:09d}")) is None
         ]
         remedy = (
-            f"go on from the one before it with --resume-step {intact[-1]}"
+            f"go on from the one of step {intact[-1]} with --resume-step {intact[-1]}"
             if intact
             else "no other checkpoint is intact: start again in another --out folder"
         )
         raise CheckpointError(f"the checkpoint {path} is damaged ({complaint}); {remedy}")
     state = torch.load(path / PARTS[1], map_location="cpu", weights_only=True)
     return wanted, load_file(path / PARTS[0]), state
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Drop the checkpoints of later steps: the run goes on from `step`, so they never happened."""
+    for later in steps(folder):
+        if later > step:
+            shutil.rmtree(folder / "checkpoint" / f"step-{later:09d}", ignore_errors=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -36,6 +38,13 @@ class Processes:
         """Wait for all."""
         if self.world > 1:
             dist.barrier()
+
+    def agree(self, value: str) -> str:
+        """The first process's value."""
+        values = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
 
     def slice(self, rows: int) -> tuple[int, int]:
         """This process's part of the global batch."""
@@ -69,7 +78,9 @@ def processes(device_name: str) -> Iterator[Processes]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The others wait while the first process probes; when one dies, torchrun ends them all.
+    patience = timedelta(hours=12)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     finally:
@@ -115,9 +126,11 @@ def wrap(model: nn.Module, peers: Processes, strategy: str) -> nn.Module:
     if peers.world == 1:
         return model
     if strategy == "ddp":
-        return nn.parallel.DistributedDataParallel(
-            model, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        # Newer versions have another name for: do not send buffers at every step.
+        named = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in named)
+        buffers: dict[str, Any] = {name: False}
+        return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, **buffers)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

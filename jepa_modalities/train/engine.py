@@ -82,7 +82,7 @@ def precision(config: TrainConfig, device: torch.device) -> torch.dtype:
 def plan(
     config: TrainConfig, schedule: Schedule, peers: Processes, first: int, total: int
 ) -> Iterator[tuple[Tensor, Draw]]:
-    """Row numbers and random numbers of this process's micro-batches, a function of (seed, step)."""
+    """Row and random numbers of this process's micro-batches, a function of (seed, step)."""
     micro = config.batch_size // config.accumulate
     for step in range(first, total + 1):
         rows = schedule.rows(step)
@@ -93,16 +93,36 @@ def plan(
 
 
 def check(config: TrainConfig, peers: Processes) -> None:
-    """Complain about a batch that cannot be shared out.
+    """Complain about settings of the loop that cannot work.
 
     Raises:
         ValueError: naming the numbers.
     """
+    least = {
+        "batch_size": 1,
+        "accumulate": 1,
+        "steps": 1,
+        "log_every": 1,
+        "checkpoint_every": 1,
+        "monitor_every": 1,
+        "warmup_steps": 0,
+        "workers": 0,
+    }
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ValueError(f"train.{name} = {value}: give at least {low}")
+    if not all(0 <= momentum <= 1 for momentum in config.ema):
+        raise ValueError(f"train.ema = {config.ema}: momenta lie between 0 and 1")
+    if config.clip is not None and not config.clip > 0:
+        raise ValueError(f"train.clip = {config.clip}: give more than 0, or nothing")
+    if config.steps is None and config.epochs <= 0:
+        raise ValueError(f"train.epochs = {config.epochs}: give more than 0")
     parts = peers.world * config.accumulate
     if config.batch_size % parts:
         raise ValueError(
-            f"train.batch_size = {config.batch_size} cannot be split over {peers.world} processes x "
-            f"{config.accumulate} micro-batches; choose a multiple of {parts}"
+            f"train.batch_size = {config.batch_size} cannot be split over {peers.world} processes "
+            f"x {config.accumulate} micro-batches; choose a multiple of {parts}"
         )
 
 
@@ -157,17 +177,20 @@ class Trainer:
             for module in (self.jepa.encoder, self.jepa.teacher, self.jepa.predictor):
                 for block in [] if module is None else module.blocks:  # type: ignore[union-attr]
                     block.compile(dynamic=True)
+        adapter.tokenizer.to(peers.device)
+        self.monitor = Monitor(*adapter.monitor())
+        # The look at the untrained encoder: a sharded one could not be run on its own before the
+        # first step.
+        self.monitor.look(self.jepa.teacher, None)
         self.model = wrap(self.jepa, peers, config.train.strategy)
         self.optimizer = optimiser(self.jepa)
         self.parameters = [p for p in self.jepa.parameters() if p.requires_grad]
-        adapter.tokenizer.to(peers.device)
-        self.monitor = Monitor(*adapter.monitor())
         self.step = 0
         self.verdict = ""
         self._void = torch.zeros((), device=peers.device)
 
     def resume(self, step: int | None = None) -> None:
-        """Take up the last checkpoint (or that of `step`) and cut the log back to it.
+        """Take up the last checkpoint (or that of `step`); forget what was logged and saved later.
 
         Raises:
             checkpoint.CheckpointError: none, or damaged.
@@ -181,6 +204,7 @@ class Trainer:
         torch.set_rng_state(random[min(self.peers.rank, len(random) - 1)])
         if self.peers.main:
             cut(self.folder, self.step)
+            checkpoint.forget_after(self.folder, self.step)
         self.peers.barrier()
 
     def save(self) -> None:
@@ -213,8 +237,6 @@ class Trainer:
         feed = self.adapter.feed(micro, self.masker, self.peers.device)
         speed = Speed(train.batch_size, self.peers)
         collapsed = False
-        if not self.monitor.start:
-            self.monitor.look(self.jepa.teacher, None)
         self.model.train()
         with stop_signals() as signals, Display(self.total, self.step, self.console) as display:
             while self.step < self.total and not collapsed:
@@ -241,7 +263,10 @@ class Trainer:
                     with speed.paused():
                         self.save()
                 if stop:
-                    raise Interrupted(f"stopped at step {step} of {self.total}")
+                    raise Interrupted(
+                        f"stopped at step {step} of {self.total}; a checkpoint is saved: go on "
+                        f"with --out {self.folder} --resume"
+                    )
         return Trained(
             self.jepa, self.step, speed.overall(), self.verdict, collapsed, self.monitor.start
         )
@@ -251,9 +276,9 @@ class Trainer:
         train, device = self.config.train, self.peers.device
         now = rates(train, step, self.total, self.warmup)
         apply_rates(self.optimizer, now)
-        if self.jepa.target is not None:
-            self.jepa.target.schedule((step - 1) / self.total)
+        self.jepa.schedule(step, self.total)
         dtype = precision(train, device)
+        numbers: list[Tensor] = []
         for part in range(train.accumulate):
             with speed.waiting():
                 batch, masks = next(feed)
@@ -265,8 +290,14 @@ class Trainer:
                 ):
                     output: JEPAOutput = self.model(batch, masks)
                 assert output.loss is not None
+                loss = output.loss / train.accumulate
                 with speed.counting():
-                    (output.loss / train.accumulate).backward()
+                    # An infinite loss can have finite gradients (smooth-L1): make those NaN too, on
+                    # every process, so that the step is void.
+                    (loss * torch.where(loss.isfinite(), 1.0, math.nan)).backward()
+                numbers.append(torch.stack([output.loss.detach(), *output.terms.values()]))
+        mean = torch.stack(numbers).mean(0)  # over the micro-batches
+        output.loss, output.terms = mean[0], dict(zip(output.terms, mean[1:], strict=True))
         norm = gradient_norm(self.parameters)
         void = guarded_step(self.optimizer, norm, train.clip)
         self.optimizer.zero_grad(set_to_none=True)
@@ -319,8 +350,9 @@ class Trainer:
         listed = ids or schedule.rows(step).tolist()
         raise NonFiniteLoss(
             f"loss or gradient of step {step} is not finite ({whose}: {listed[:20]}"
-            f"{', ...' if len(listed) > 20 else ''}); the step changed nothing. Lower train.lr, set "
-            f"train.clip, or look at these samples, then go on from the last checkpoint with --resume"
+            f"{', ...' if len(listed) > 20 else ''}); the step changed nothing. Look at these "
+            f"samples and go on from the last checkpoint with --resume, or start again with a "
+            f"lower train.lr or with train.clip"
         )
 
     def _agree(self, mine: bool, together: bool) -> bool:

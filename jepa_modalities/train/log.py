@@ -45,8 +45,13 @@ class Log:
         self._file = (folder / "log.jsonl").open("a")
         self._board: Any = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ImportError(
+                    f"train.tensorboard cannot work ({error}); install it with pip install "
+                    f'"jepa_modalities[track]"'
+                ) from error
             self._board = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, record: dict[str, Any]) -> None:

@@ -15,6 +15,10 @@ from jepa_modalities.core.collapse import statistics, target_variance, verdict
 from jepa_modalities.core.jepa import JEPAOutput
 
 
+class Diverged(RuntimeError):
+    """Finite gradients have led to weights that make no finite features."""
+
+
 @torch.no_grad()
 def pooled_features(encoder: nn.Module, tokens: Tokens, chunk: int = 256) -> Tensor:
     """Mean-pooled latents, (samples, dim), fp32."""
@@ -65,11 +69,19 @@ class Monitor:
 
         Returns:
             `collapse/<name>` floats, `probe/knn` if there are labels, `verdict` and `state`.
+
+        Raises:
+            Diverged: the features are not finite.
         """
         begin = time.perf_counter()
         encoder.eval()
         features = pooled_features(encoder, self.tokens)
         encoder.train()
+        if not bool(features.isfinite().all()):
+            raise Diverged(
+                "the encoder's features are not finite any more: training has diverged; start "
+                "again with a lower train.lr or with train.clip"
+            )
         names = statistics(features)
         values = dict(zip(names, torch.stack(list(names.values())).tolist(), strict=True))
         if not self.start:

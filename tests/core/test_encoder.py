@@ -143,7 +143,7 @@ def test_keep_equals_a_single_group() -> None:
 
 
 def test_hidden_shows_mask_tokens() -> None:
-    model, sample = encoder(), tokens()
+    model, sample = encoder(shows_hidden=True), tokens()
     context = torch.arange(24).expand(3, 1, 24)
     hidden = torch.zeros(3, 1, 24, dtype=torch.bool)
     hidden[0, 0, :5], hidden[1, 0, 7], hidden[2, 0, 20:] = True, True, True
@@ -162,6 +162,8 @@ def test_hidden_shows_mask_tokens() -> None:
     torch.testing.assert_close(found[:, 0], model.norm(x))
     found.sum().backward()
     assert model.mask_token.grad is not None
+    with pytest.raises(ValueError, match="shows_hidden=True"):
+        encoder()(sample, masks)
 
 
 def test_prefix_is_visible_in_every_group() -> None:
@@ -258,7 +260,7 @@ def test_sizes_have_the_published_parameters(name: str) -> None:
     block = 2 * 2 * dim  # two norms
     block += dim * 3 * dim + 3 * dim + dim * dim + dim  # attention
     block += dim * hidden + hidden + hidden * dim + dim  # MLP
-    expected = features * dim + dim + depth * block + 2 * dim + dim  # embed, norm, mask token
+    expected = features * dim + dim + depth * block + 2 * dim  # embed, norm
     assert sum(p.numel() for p in model.parameters()) == expected
     # The families' usual names: 5.5, 21.6, 86, 303 and 631 million.
     millions = {"tiny": 5.5, "small": 21.6, "base": 85.6, "large": 303, "huge": 631}[name]

@@ -277,15 +277,13 @@ def test_sigreg_directions_belong_to_the_step() -> None:
     first = Regulariser("predicted", 8, **settings)  # type: ignore[arg-type]
     torch.manual_seed(123)  # another state of the global generator, as in another process
     second = Regulariser("predicted", 8, **settings)  # type: ignore[arg-type]
-    a = [float(first(output(), batch(), lambda x: x)) for _ in range(3)]
-    b = [float(second(output(), batch(), lambda x: x)) for _ in range(3)]
-    assert a == b
-    assert len(set(a)) == 3
-    resumed = Regulariser("predicted", 8, **settings)  # type: ignore[arg-type]
-    resumed.load_state_dict(first.state_dict())
-    assert float(resumed(output(), batch(), lambda x: x)) == float(
-        second(output(), batch(), lambda x: x)
-    )
+    losses: list[list[float]] = []
+    for term in (first, second):
+        losses.append([])
+        for term.step in (1, 2, 3, 3):
+            losses[-1].append(float(term(output(), batch(), lambda x: x)))
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 3 and losses[0][2] == losses[0][3]
     directions = first._directions(8)
     torch.testing.assert_close(directions.norm(dim=0), torch.ones(4))
 

@@ -47,6 +47,8 @@ class ImageAdapter:
         self.config, self.folder = config, folder
         if config.views not in (0, 2):
             raise ValueError(f"views = {config.views}: two-view terms need 2, others 0")
+        if not 0 < config.view_keep <= 1:
+            raise ValueError(f"view_keep = {config.view_keep}: give a share above 0, up to 1")
         if config.encoder.stem == "conv" and config.mask.kind != "none":
             raise ValueError(
                 "encoder.stem = 'conv' lets hidden patches leak into visible ones; use 'linear' "
@@ -57,6 +59,10 @@ class ImageAdapter:
         self.source = ImageSource(config.data)
         self.tokenizer = ImageTokenizer(config.data.patch, *self.source.statistics())
         self._target: tuple[nn.Module, int] | None = None
+        if config.evaluate.enabled:
+            from jepa_modalities.adapters.image.evaluator import check
+
+            check(self)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -145,7 +151,7 @@ class ImageAdapter:
             sample = self._tokens(clean, config.augment, draw)
         views = tuple(self._tokens(view, config.view_augment, draw) for view in moved)
         keep = None
-        count = round(config.view_keep * self.geometry.num_tokens)
+        count = max(round(config.view_keep * self.geometry.num_tokens), 1)
         if views and count < self.geometry.num_tokens:
             score = draw.uniform(len(views), self.geometry.num_tokens)
             keep = score.topk(count, dim=-1).indices.sort(-1).values.transpose(0, 1)

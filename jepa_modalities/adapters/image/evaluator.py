@@ -17,9 +17,10 @@ from jepa_modalities.adapters.image.bar import PatchDictionary
 from jepa_modalities.adapters.image.config import AugmentConfig
 from jepa_modalities.core.batch import Tokens
 from jepa_modalities.core.draw import Draw, seeded
-from jepa_modalities.eval.arms import Arm, concatenate, score_arms
+from jepa_modalities.data.image import ImageSet
+from jepa_modalities.eval.arms import PROBES, Arm, concatenate, score_arms
 from jepa_modalities.eval.deep import score_deep, score_fractions
-from jepa_modalities.eval.features import FeatureCache, extract, fingerprint
+from jepa_modalities.eval.features import POOLINGS, FeatureCache, extract, fingerprint
 from jepa_modalities.eval.fewshot import k_shot
 from jepa_modalities.eval.probes import Fit, svm_probe
 
@@ -30,6 +31,42 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
+def check(adapter: ImageAdapter) -> None:
+    """Complain before training about an evaluation that could not be done after it.
+
+    Raises:
+        ValueError: unknown poolings or probes, no untrained control, missing labels or test images.
+    """
+    choice = adapter.config.evaluate
+    for name, given, known in (
+        ("poolings", choice.poolings, POOLINGS),
+        ("probes", choice.probes, tuple(PROBES)),
+        ("pooling", (choice.pooling,), choice.poolings),
+    ):
+        if unknown := [item for item in given if item not in known]:
+            raise ValueError(f"evaluate.{name}: {unknown[0]!r} is not one of {', '.join(known)}")
+    if choice.untrained < 1:
+        raise ValueError("evaluate.untrained = 0: no result without this control; give at least 1")
+    source = adapter.source
+    _labels(adapter, source.everything, source.test)
+    if choice.shots and source.everything.labels is not None:
+        rows = torch.cat([source.train_rows, source.held_rows])
+        fewest = int(source.everything.labels[rows].unique(return_counts=True)[1].min())
+        if max(choice.shots) > fewest:
+            raise ValueError(
+                f"evaluate.shots = {choice.shots}: the rarest class has {fewest} images"
+            )
+
+
+def _labels(adapter: ImageAdapter, train: ImageSet, test: ImageSet) -> tuple[Tensor, Tensor]:
+    if train.labels is None or test.labels is None:
+        raise ValueError(
+            f"{adapter.config.data.path}: probes need labels (class folders or a label array); "
+            f"set evaluate.enabled to False to pretrain only"
+        )
+    return train.labels, test.labels
+
+
 def labelled(adapter: ImageAdapter) -> tuple[Tensor, Array, Tensor, Array]:
     """All labelled training images and the test images: (images, labels) twice.
 
@@ -38,18 +75,14 @@ def labelled(adapter: ImageAdapter) -> tuple[Tensor, Array, Tensor, Array]:
     """
     source = adapter.source
     train, test = source.everything, source.test
-    if train.labels is None or test.labels is None:
-        raise ValueError(
-            f"{adapter.config.data.path}: probes need labels (class folders or a label array); "
-            f"set evaluate.enabled to False to pretrain only"
-        )
+    train_y, test_y = _labels(adapter, train, test)
     rows = torch.cat([source.train_rows, source.held_rows])
     everything = torch.arange(len(test))
     return (
         source.pixels(train, rows),
-        train.labels[rows].numpy(),
+        train_y[rows].numpy(),
         source.pixels(test, everything),
-        test.labels.numpy(),
+        test_y.numpy(),
     )
 
 

@@ -27,6 +27,8 @@ def geometry(config: ImageConfig) -> Geometry:
     """
     data = config.data
     height, width = data.size
+    if min(height, width, data.patch) < 1:
+        raise ValueError(f"data.size = {data.size}, data.patch = {data.patch}: give at least 1")
     if height % data.patch or width % data.patch:
         raise ValueError(
             f"data.size = {data.size} cannot be cut into patches of data.patch = {data.patch}"

@@ -27,6 +27,11 @@ class ImageSource:
 
     def __init__(self, data: ImageData) -> None:
         self.data = data
+        if not 0 <= data.holdout < 1 or (data.limit is not None and data.limit < 1):
+            raise ValueError(
+                f"data.holdout = {data.holdout}, data.limit = {data.limit}: give a share of at "
+                f"least 0 and below 1, and a limit of at least 1"
+            )
         everything = self._open(data.path, "train")
         count = len(everything) if data.limit is None else min(data.limit, len(everything))
         # The order of the held-out split is fixed: it does not depend on the run's seed.
@@ -47,6 +52,8 @@ class ImageSource:
 
     def _open(self, path: str, split: str) -> ImageSet:
         if path == "digits":
+            if self.data.channels != 1:
+                raise ValueError("data.path = 'digits' is grey: set data.channels to 1")
             development, test = digits()
             return development if split == "train" else test
         if not path:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from jepa_modalities.adapters.image.bar import PatchDictionary, TokenTargets
@@ -56,12 +60,19 @@ class Table(nn.Module):
         return self.values[rows].float()
 
 
+def _settings(path: Path) -> str | None:
+    """What a stored dictionary was fitted with: a start that failed may have left another one."""
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("settings")
+
+
 def fit_dictionaries(config: ImageConfig, source: ImageSource, folder: Path | None) -> TokenTargets:
     """The dictionaries and their whitening, from the run folder if they were fitted before."""
     choice, data = config.target, config.data
     rows, columns = data.size[0] // data.patch, data.size[1] // data.patch
     path = None if folder is None else folder / "target.safetensors"
-    if path is not None and path.exists():
+    settings = json.dumps([asdict(choice), asdict(data), config.train.seed])
+    if path is not None and path.exists() and _settings(path) == settings:
         return TokenTargets.from_state(load_file(path), (rows, columns))
     images = source.sample(20_000, config.train.seed)
     dictionaries = [
@@ -70,7 +81,10 @@ def fit_dictionaries(config: ImageConfig, source: ImageSource, folder: Path | No
     ]
     targets = TokenTargets.fit(dictionaries, images[:4_000], (rows, columns), choice.dim)
     if path is not None:
-        save_file(targets.state_dict(), path)
+        # Atomic: every process of a run fits the same and may read while another one writes.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_bytes(save(targets.state_dict(), {"settings": settings}))
+        os.replace(temporary, path)
     return targets
 
 

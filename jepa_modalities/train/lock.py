@@ -1,0 +1,53 @@
+"""Only one command at a time works in a run folder."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jepa_modalities.train.distributed import Processes
+
+# A folder without any of these holds no progress: its run failed at the very start.
+BEGUN = ("checkpoint", "log.jsonl", "metrics.json")
+
+
+@contextmanager
+def locked(folder: Path, peers: Processes, fresh: bool) -> Iterator[None]:
+    """Only one command works in a run folder.
+
+    Args:
+        folder: of the run.
+        peers: this process among its peers; the first one holds the lock.
+        fresh: make the folder; it must not hold a run.
+
+    Raises:
+        RuntimeError: another process holds it.
+        FileExistsError: it holds a run already, or is a file.
+        OSError: the folder is read-only.
+    """
+    if not peers.main:
+        peers.barrier()
+        yield
+        return
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"--out {folder} is a file; name a folder")
+    if fresh:
+        folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "run.lock").open("a") as file:
+        try:
+            # A record lock: unlike with flock, loader processes that outlive a killed run do not
+            # keep it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise RuntimeError(
+                f"{folder} is in use by another process; wait for it or choose another --out"
+            ) from None
+        there = [folder / name for name in BEGUN if (folder / name).exists()]
+        if fresh and any(path.stat().st_size for path in there):
+            raise FileExistsError(
+                f"{folder} holds a run already: go on with --resume, or choose another --out"
+            )
+        peers.barrier()
+        yield
