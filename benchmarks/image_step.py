@@ -23,7 +23,6 @@ import math
 import os
 import platform
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -153,7 +152,7 @@ def ours(shape: Shape, device: str, one_sequence: bool = False) -> System:
 
     def loss(raw: Tensor, images: Tensor, masks: Masks) -> Tensor:
         tokens = tokenizer(raw)
-        value = jepa(Batch(tokens, tokens), together(masks) if one_sequence else masks).loss
+        value: Tensor = jepa(Batch(tokens, tokens), together(masks) if one_sequence else masks).loss
         return value * torch.where(value.isfinite(), 1.0, math.nan)
 
     assert jepa.predictor is not None
@@ -243,7 +242,8 @@ def stable_pretraining(shape: Shape, device: str) -> System:
 
     def loss(raw: Tensor, images: Tensor, masks: Masks) -> Tensor:
         model.masking.masks = masks
-        return model(images).loss
+        value: Tensor = model(images).loss
+        return value
 
     def after() -> None:
         optimizer.step()
@@ -294,7 +294,7 @@ def timed(function: Callable[[], object], device: str) -> tuple[float, float]:
 
 def spread(times: list[tuple[float, float]]) -> dict[str, float]:
     """Minimum and median of wall and CPU seconds."""
-    numbers = {}
+    numbers: dict[str, float] = {}
     for name, values in zip(("wall", "cpu"), zip(*times, strict=True), strict=True):
         numbers |= {f"{name}_min": min(values), f"{name}_median": statistics.median(values)}
     return numbers
@@ -365,7 +365,8 @@ def phases(
     def predict(each: Masks) -> Tensor:
         output = JEPAOutput(latents=kept["context"], target=kept["target"])
         output.predicted = predictor(output.latents, each)
-        return sum(term(output, kept["batch"], jepa.gather) for term in jepa.terms)  # type: ignore[return-value]
+        values = [term(output, kept["batch"], jepa.gather) for term in jepa.terms]
+        return torch.stack(values).sum()
 
     def tokens() -> Batch:
         values = tokenizer(raw)
@@ -391,7 +392,16 @@ def peak_memory(name: str, case: str, device: str, precision: str, threads: int)
     line = [sys.executable, __file__, "--peak", name, "--shapes", case, "--device", device]
     line += ["--precision", precision, "--threads", str(threads)]
     found = subprocess.run(line, capture_output=True, text=True, check=False)
-    return float(found.stdout.split()[-1]) if found.returncode == 0 else None
+    if found.returncode:
+        print(f"  peak memory of {name}: {found.stderr.strip().splitlines()[-1:]}")
+        return None
+    return float(found.stdout.split()[-1])
+
+
+def resident() -> float:
+    """Highest resident memory of this process so far, MiB; of this program alone, unlike rusage."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def print_peak(name: str, case: str, device: str, precision: str) -> None:
@@ -399,12 +409,11 @@ def print_peak(name: str, case: str, device: str, precision: str) -> None:
     shape, dtype = SHAPES[case], {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     raw, images, masks = inputs(shape, device, 2)
     system = SYSTEMS[name](shape, device)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = 0.0 if device == "cuda" else resident()
     for each in masks:
         system.step(raw, images, each, dtype)
     wait(device)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else after - before)
+    print(torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else resident() - before)
 
 
 def compare(case: str, precision: str, own: argparse.Namespace) -> dict[str, Any]:
@@ -427,11 +436,13 @@ def compare(case: str, precision: str, own: argparse.Namespace) -> dict[str, Any
     for name, row in table.items():
         row |= spread(times[name])
         row["samples_per_second"] = shape.batch / row[f"{main}_min"]
-        row["peak_mib"] = peak_memory(name, case, own.device, precision, own.threads)
+        row["peak_mib"] = None
+        if precision == own.precision[0]:  # a process each: slow
+            row["peak_mib"] = peak_memory(name, case, own.device, precision, own.threads)
         print(
             f"  {name:19s} {row['trained_parameters'] / 1e6:6.2f} M  {row['gflop']:6.1f} GFLOP  "
             f"cpu min {row['cpu_min']:.3f} median {row['cpu_median']:.3f} s  wall min "
-            f"{row['wall_min']:.3f} s  peak {row['peak_mib'] or math.nan:5.0f} MiB  {row['differs']}"
+            f"{row['wall_min']:.3f} s  peak {row['peak_mib'] or math.nan:.0f} MiB  {row['differs']}"
         )
     ratios = {}
     for mine, peer in PAIRS:
@@ -445,8 +456,8 @@ def compare(case: str, precision: str, own: argparse.Namespace) -> dict[str, Any
             found[f"{clock}_median"] = statistics.median(each_round)
         ratios[f"{mine}/{peer}"] = found
         print(f"  {mine}/{peer}: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
-    total = sum(part[f"{main}_min"] for name, part in parts.items())
-    for name, part in parts.items():
+    total = sum(part[f"{main}_min"] for part in parts.values())
+    for part in parts.values():
         part["share"] = part[f"{main}_min"] / total
     print("  ours: " + ", ".join(f"{name} {part['share']:.1%}" for name, part in parts.items()))
     lengths = [[m.context.shape[-1], m.targets.shape[-1]] for m in masks]

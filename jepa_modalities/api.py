@@ -24,7 +24,7 @@ from jepa_modalities.core.registry import recipes as _recipes
 from jepa_modalities.eval.report import write_report
 from jepa_modalities.export.encoder import PretrainedEncoder, load_encoder, save_encoder
 from jepa_modalities.train import checkpoint
-from jepa_modalities.train.distributed import Processes, processes
+from jepa_modalities.train.distributed import Processes, pick_device, processes
 from jepa_modalities.train.engine import Trained, Trainer, untrained
 from jepa_modalities.train.lock import locked
 from jepa_modalities.train.log import Log
@@ -200,7 +200,10 @@ def pretrain(
     config = recipe(recipe_or_config) if isinstance(recipe_or_config, str) else recipe_or_config
     if resuming and isinstance(recipe_or_config, str):
         config = begun(Path(str(out)), config)
-    config = changed(config, {**(settings or {}), **{f"train.{k}": v for k, v in train.items()}})
+    wanted = {**(settings or {}), **{f"train.{k}": v for k, v in train.items()}}
+    if "train.epochs" in wanted and "train.steps" not in wanted:
+        wanted["train.steps"] = None  # epochs count where the recipe gave steps
+    config = changed(config, wanted)
     if seed is not None:
         config = changed(config, {"train.seed": seed})
     name = config.recipe or config.modality
@@ -271,7 +274,8 @@ def finish(
 ) -> None:
     """Probes, metrics.json and report.html of a trained run."""
     config = adapter.config
-    place = adapter.tokenizer.mean.device
+    place = pick_device(config.train.device)
+    adapter.tokenizer.to(place)
     encoders: dict[str, list[torch.nn.Module]] = {
         "encoder": [load(run.path).encoder.to(place)],
         "student": [load_encoder(run.path / "student.safetensors").encoder.to(place)],
@@ -387,4 +391,12 @@ def _commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return result.stdout.strip() or None
+    if not result.stdout.strip():
+        return None
+    changes = subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=no"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    return result.stdout.strip() + ("-changed" if changes.stdout.strip() else "")

@@ -267,8 +267,13 @@ def from_dict(kind: type[T], content: Mapping[str, Any], where: str = "config") 
     return kind(**values)
 
 
-def changed(config: C, settings: Mapping[str, Any]) -> C:
+def changed(config: C, settings: Mapping[str, Any], inside: str = "") -> C:
     """A copy with dotted names replaced, e.g. `{"train.lr": 1e-3}`.
+
+    Args:
+        config: any of the dataclasses.
+        settings: names and values.
+        inside: dotted name of `config` itself, for messages.
 
     Raises:
         ValueError: an unknown name; names the known ones.
@@ -277,9 +282,9 @@ def changed(config: C, settings: Mapping[str, Any]) -> C:
         section, _, rest = path.partition(".")
         known = sorted(f.name for f in fields(config))
         if section not in known:
-            raise ValueError(f"no setting {path!r}; there are {known}")
+            raise ValueError(f"no setting {inside + path!r}; there are {known}")
         if rest:
-            value = changed(getattr(config, section), {rest: value})
+            value = changed(getattr(config, section), {rest: value}, f"{inside}{section}.")
         config = replace(config, **{section: value})
     return config
 

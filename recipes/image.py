@@ -267,19 +267,19 @@ def image_ijepa_imagenette_small() -> ImageConfig:
 
 @recipes.register("image_ijepa_imagenet_b16")
 def image_ijepa_imagenet_b16() -> ImageConfig:
-    """I-JEPA B/16, 600 epochs of ImageNet-1k (--data.path); published linear 72.9."""
+    """I-JEPA B/16, 600 epochs of ImageNet-1k (--data.path): the paper's exact setting."""
     return _imagenet("base", 16, 600)
 
 
 @recipes.register("image_ijepa_imagenet_l16")
 def image_ijepa_imagenet_l16() -> ImageConfig:
-    """I-JEPA L/16, 600 epochs of ImageNet-1k (--data.path); published linear 77.5."""
+    """I-JEPA L/16, 600 epochs of ImageNet-1k (--data.path): the paper's exact setting."""
     return _imagenet("large", 16, 600)
 
 
 @recipes.register("image_ijepa_imagenet_h14")
 def image_ijepa_imagenet_h14() -> ImageConfig:
-    """I-JEPA H/14, 300 epochs, 16 x A100 under 72 h as published; published linear 79.3."""
+    """I-JEPA H/14, 300 epochs; published cost: 16 x A100, under 72 hours."""
     return _imagenet("huge", 14, 300)
 
 
@@ -291,7 +291,7 @@ def image_cjepa_imagenet_b16() -> ImageConfig:
 
 @recipes.register("image_cjepa_imagenet_l16")
 def image_cjepa_imagenet_l16() -> ImageConfig:
-    """C-JEPA L/16, 600 epochs of ImageNet-1k (--data.path); published linear 78.1."""
+    """C-JEPA L/16, 600 epochs of ImageNet-1k (--data.path): the paper's exact setting."""
     return _with_vicreg(_imagenet("large", 16, 600), (2048, 2048, 2048))
 
 

@@ -77,7 +77,7 @@ def test_cjepa_differs_from_ijepa_by_its_term_only() -> None:
 def test_settings() -> None:
     config = RunConfig()
     assert changed(config, {"train.lr": 1.0}).train.lr == 1.0
-    with pytest.raises(ValueError, match=r"no setting 'lrr'.*'lr'"):
+    with pytest.raises(ValueError, match=r"no setting 'train.lrr'.*'lr'"):
         changed(config, {"train.lrr": 1.0})
     with pytest.raises(ValueError, match="unknown"):
         from_dict(RunConfig, {"nonsense": 1})
@@ -125,3 +125,17 @@ def test_papers_settings_on_real_images(tmp_path: Path) -> None:
     )
     assert (run.path / "report.html").exists()
     assert run.encoder.embed(str(folder / "val" / "n01440764")).shape == (60, 96)
+
+
+def test_epochs_count_where_the_recipe_gave_steps(tmp_path: Path) -> None:
+    """`epochs=` replaces a recipe's steps: 1,080 digits, batch 540, two epochs = four steps."""
+    run = jm.pretrain(
+        "image_digits",
+        tmp_path / "run",
+        settings={"evaluate.enabled": False, "encoder.depth": 1},
+        epochs=2,
+        batch_size=540,
+        quiet=True,
+    )
+    assert run.metrics["train/steps"] == 4
+    assert run.config.train.steps is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ def _recipes(args: list[str]) -> int:
 def _pretrain(args: list[str]) -> int:
     from jepa_modalities import api
     from jepa_modalities.cli.config import merge, own_flags
+    from jepa_modalities.config import changed
 
     parser = argparse.ArgumentParser(prog="jm pretrain", add_help=False, allow_abbrev=False)
     parser.add_argument("recipe", nargs="?")
@@ -60,6 +62,8 @@ def _pretrain(args: list[str]) -> int:
         raise ValueError("--resume needs --out DIR: the run folder that goes on")
     if resuming:
         config = api.begun(Path(own.out), config)
+    if _given("--train.epochs", rest) and not _given("--train.steps", rest):
+        config = changed(config, {"train.steps": None})  # epochs count where steps did
     if {"-h", "--help"} & set(rest):
         print(parser.format_help())
     config = merge(config, rest, f"jm pretrain {own.recipe}")
@@ -75,10 +79,12 @@ def _pretrain(args: list[str]) -> int:
     return 0
 
 
+def _given(flag: str, args: list[str]) -> bool:
+    return any(arg == flag or arg.startswith(flag + "=") for arg in args)
+
+
 def _finish(path: Path) -> None:
     """The result table, the report and the run folder: the last line is `run: DIR`."""
-    import os
-
     if int(os.environ.get("RANK", "0")) != 0:
         return
     from jepa_modalities.cli.table import result_table
@@ -154,7 +160,12 @@ def _prepare(args: list[str]) -> int:
     summary = PREPARERS[own.dataset](
         own.source, own.out, size=own.size, on_error=own.on_error, workers=own.workers
     )
-    Console().print(str(summary))
+    console = Console()
+    for path in summary.files:
+        console.print(f"{own.dataset}: {path}", soft_wrap=True)
+    console.print(f"{summary.written} written, {len(summary.skipped)} skipped")
+    for name, reason in summary.skipped:
+        console.print(f"  {name}: {reason}", soft_wrap=True, markup=False)
     return 0
 
 
@@ -229,6 +240,9 @@ def _guarded(function: Callable[[list[str]], int], args: list[str]) -> int:
 
     try:
         return function(args)
+    except BrokenPipeError:  # the reader, e.g. `| head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Interrupted as error:
         print(f"\n{error}", file=sys.stderr)
         return 130

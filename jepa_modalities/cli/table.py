@@ -17,7 +17,10 @@ def result_table(run: Path) -> Table:
     """Arms as rows, primary probes as columns, each with its 95 % interval."""
     results = scores.parse(json.loads((run / "metrics.json").read_text()))
     columns = scores.primary_columns(results)
-    table = Table("arm", *(scores.probe_name(column.probe) for column in columns), box=None)
+    table = Table(box=None, leading=1)
+    table.add_column("arm", no_wrap=True)
+    for column in columns:
+        table.add_column(scores.probe_name(column.probe), min_width=10)
     for arm in scores.arm_order({arm for arm, _ in results.arms}):
         cells = []
         for column in columns:
@@ -33,7 +36,7 @@ def _cell(score: scores.Score, metric: str) -> str:
     if score.low is None or score.high is None:
         return value
     low, high = scores.number(score.low, metric), scores.number(score.high, metric)
-    return f"{value} ({low} to {high})"
+    return f"{value}\n{low}\N{EN DASH}{high}"
 
 
 def run_table(folder: Path) -> Table:

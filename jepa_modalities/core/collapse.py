@@ -92,7 +92,8 @@ def verdict(now: Mapping[str, float], start: Mapping[str, float]) -> tuple[str, 
     figures = f"RankMe {rank:.1f}, at the start {first:.1f}; spread {now['spread']:.3f}"
     if now["spread"] < 0.02 * start["spread"] or now["spread"] < 1e-4:
         return "collapsed", f"collapsed: all samples get nearly the same features ({figures})"
-    if now["effective_rank"] < 1.5 or rank < min(2.0, 0.5 * first):
+    few = now["effective_rank"] < min(1.5, 0.75 * start["effective_rank"])
+    if few or rank < min(2.0, 0.5 * first):
         return "collapsed", f"collapsed: the features use about one direction ({figures})"
     if rank < 0.2 * first or now["effective_rank"] < 0.1 * start["effective_rank"]:
         return "narrow", f"narrow: few directions carry the features ({figures})"

@@ -30,7 +30,8 @@ _TONES = {"healthy": "calm", "narrow": "watch", "collapsed": "alarm"}  # first w
 def primary_pairs(results: Results) -> tuple[Column | None, dict[str, Score]]:
     """The encoder's paired differences under the leading probe: (column, control -> score).
 
-    The leading probe is "linear" where it was paired on the primary pooling, else the first one.
+    The leading probe is the one with the fewest labels where there is one (few labels are what
+    pretraining is for), else "linear", else the first that was paired on the primary pooling.
     """
     found = [
         (control, column, score)
@@ -40,7 +41,9 @@ def primary_pairs(results: Results) -> tuple[Column | None, dict[str, Score]]:
     columns = list(dict.fromkeys(column for _, column, _ in found))
     if not columns:
         return None, {}
-    lead = next((column for column in columns if column.probe == "linear"), columns[0])
+    few = [column for _, _, column in scores.few_label_columns(results) if column in columns]
+    linear = [column for column in columns if column.probe == "linear"]
+    lead = [*few, *linear, *columns][0]
     pairs = {control: score for control, column, score in found if column == lead}
     return lead, {control: pairs[control] for control in scores.arm_order(pairs)}
 

@@ -301,3 +301,23 @@ def test_a_file_size_limit(digits: list[str], told: Told, tmp_path: Path) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert code == 2 and "File too large" in message
+
+
+def test_a_diverged_run_says_so_and_its_folder_stays_free(
+    digits: list[str], told: Told, tmp_path: Path
+) -> None:
+    out = ["--out", str(tmp_path / "run"), "--quiet"]
+    wild = ["--train.lr", "1e30", "--train.lr-start", "1e30", "--train.clip", "1e30"]
+    code, message = told("pretrain", *digits, *wild, *out)
+    assert code == 2 and "lower train.lr" in message
+    code, message = told("pretrain", *digits, "--train.steps", "1", *out)
+    assert code == 0, message  # nothing was lost by beginning again
+
+
+def test_settings_that_change_no_result_are_free_on_resume(
+    run: Path, told: Told, tmp_path: Path
+) -> None:
+    folder = copied(run, tmp_path)
+    flags = ["--train.workers", "0", "--train.log-every", "3", "--out", str(folder), "--resume"]
+    code, message = told("pretrain", "image_digits", *flags, "--quiet")
+    assert code == 0, message

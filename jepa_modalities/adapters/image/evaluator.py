@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from jepa_modalities.adapters.image.augment import apply_warp, colour, draw_warp
 from jepa_modalities.adapters.image.bar import PatchDictionary
 from jepa_modalities.adapters.image.config import AugmentConfig
+from jepa_modalities.adapters.image.model import resized
 from jepa_modalities.core.batch import Tokens
 from jepa_modalities.core.draw import Draw, seeded
 from jepa_modalities.data.image import ImageSet
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from jepa_modalities.eval.report import Picture
 
 Array = NDArray[Any]
+# Longest side, pixels, at which the controls see larger images.
+BAR_SIDE, RAW_SIDE = 64, 48
 
 
 def check(adapter: ImageAdapter) -> None:
@@ -89,9 +92,17 @@ def labelled(adapter: ImageAdapter) -> tuple[Tensor, Array, Tensor, Array]:
 def dictionary(adapter: ImageAdapter) -> PatchDictionary:
     """The control's dictionary: one patch size, fitted on the pretraining images."""
     config = adapter.config
-    patch = min(6, max(3, min(config.data.size) // 2))
-    sample = adapter.source.sample(20_000, config.train.seed)
-    return PatchDictionary.fit(sample, config.target.centroids, patch, seed=config.train.seed)
+    sample = reduced(adapter.source.sample(20_000, config.train.seed), BAR_SIDE)
+    return PatchDictionary.fit(sample, config.target.centroids, seed=config.train.seed)
+
+
+def reduced(images: Tensor, side: int) -> Tensor:
+    """Images whose longer side is at most `side` pixels: controls of large images stay cheap."""
+    longest = max(images.shape[-2:])
+    if longest <= side:
+        return images
+    height, width = (max(round(n * side / longest), 1) for n in images.shape[-2:])
+    return resized(images, (height, width))
 
 
 def chunked(images: Tensor, function: Any, size: int = 256) -> Array:
@@ -151,8 +162,11 @@ def evaluate(
 
     arms = encoder_arms(adapter, encoders, {"train": train, "test": test}, tokenize, run)
     patches = dictionary(adapter)
-    bar = Arm("bar", {"": chunked(train, patches.features)}, {"": chunked(test, patches.features)})
-    flat = [{"": x.flatten(1).float().numpy() / 255} for x in (train, test)]
+    small = [reduced(images, BAR_SIDE) for images in (train, test)]
+    bar = Arm("bar", *({"": chunked(images, patches.features)} for images in small))
+    flat = [
+        {"": reduced(images, RAW_SIDE).flatten(1).float().numpy() / 255} for images in (train, test)
+    ]
     best = {choice.pooling, *(p for p in choice.poolings if p.startswith("all_"))}
     encoder = next(arm for arm in arms if arm.name == "encoder")
     arms += [Arm("raw", flat[0], flat[1]), bar, concatenate(narrowed(encoder, best), bar)]
