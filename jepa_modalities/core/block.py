@@ -43,17 +43,27 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         return q, k, v
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None, tail: int | None = None) -> Tensor:
         """(batch, tokens, dim) -> (batch, tokens, dim).
 
         Args:
             x: normed tokens.
             bias: added to the attention logits, broadcastable to (batch, heads, tokens, tokens), or
                 a bool mask of the same shape (True = may be attended).
+            tail: return the outputs of the last so many tokens only, (batch, tail, dim).
         """
-        q, k, v = self._split(x)
+        q, k, v = self._split(x) if tail is None else self._split_tail(x, tail)
         out = attend(q, k, v, bias)
-        return self.proj(out.transpose(1, 2).reshape(x.shape))
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def _split_tail(self, x: Tensor, tail: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the last `tail` tokens, keys and values of all."""
+        dim = x.shape[-1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = F.linear(x[:, -tail:], weight[:dim], bias[:dim])
+        both = F.linear(x, weight[dim:], bias[dim:]).unflatten(2, (2, self.heads, -1))
+        k, v = both.permute(2, 0, 3, 1, 4)
+        return q.unflatten(2, (self.heads, -1)).transpose(1, 2), k, v
 
     def attention_map(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Softmax attention, (batch, heads, tokens, tokens); for pictures only.
@@ -97,9 +107,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, round(dim * mlp_ratio))
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(batch, tokens, dim) -> (batch, tokens, dim); `bias` as in `Attention.forward`."""
-        x = x + self.attn(self.norm1(x), bias)
+    def forward(self, x: Tensor, bias: Tensor | None = None, tail: int | None = None) -> Tensor:
+        """(batch, tokens or tail, dim); `bias` and `tail` as in `Attention.forward`."""
+        out = self.attn(self.norm1(x), bias, tail)
+        x = (x if tail is None else x[:, -tail:]) + out
         return x + self.mlp(self.norm2(x))
 
 

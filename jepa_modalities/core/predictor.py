@@ -87,7 +87,9 @@ class Predictor(nn.Module):
             valid = torch.cat(
                 [ones.expand(-1, -1, num_prefix), seen, ones.expand(-1, -1, targets)], dim=2
             ).flatten(0, 1)
-        for block in self.blocks:
-            x = block(x, key_padding(valid))
+        bias = key_padding(valid)
+        for number, block in enumerate(self.blocks, start=1):
+            # Of the last block only the targets' outputs are wanted.
+            x = block(x, bias, targets if number == len(self.blocks) else None)
         out: Tensor = self.head(self.norm(x[:, -targets:]))
         return out.unflatten(0, (batch, blocks))

@@ -123,3 +123,14 @@ def test_rescale_is_a_choice_and_names_are_checked() -> None:
 def test_mlp_ratio_need_not_be_an_integer() -> None:
     block = Block(1408 // 16, 2, 48 / 11)  # giant: 1408 * 48 / 11 = 6144
     assert block.mlp.fc1.out_features == 6144 // 16
+
+
+def test_tail_equals_the_last_rows_of_the_whole_block() -> None:
+    torch.manual_seed(0)
+    block = Block(16, 4).double()
+    x = torch.randn(3, 9, 16, dtype=torch.float64)
+    allowed = torch.rand(3, 1, 1, 9) > 0.3
+    allowed[..., 0] = True
+    for bias in (None, allowed):
+        whole = block(x, bias)
+        torch.testing.assert_close(block(x, bias, tail=4), whole[:, -4:], rtol=1e-12, atol=1e-12)
