@@ -37,6 +37,7 @@ from jepa_modalities.eval.probes import knn_probe, ridge_probe
 from jepa_modalities.eval.statistics import bootstrap_interval, paired_bootstrap
 from jepa_modalities.train.distributed import Processes
 from jepa_modalities.train.engine import Trainer, plan, untrained
+from jepa_modalities.train.environment import commit
 from jepa_modalities.train.log import Log, read
 
 POOLINGS = ("mean", "mean_std_max", "all_quadrants", "all_mean_std_max")
@@ -224,7 +225,7 @@ def main() -> None:
             }
             result = {
                 "command": sys.argv,
-                "commit": api._commit(),
+                "commit": commit(),
                 "date": datetime.datetime.now().isoformat(timespec="seconds"),
                 "device": platform.processor() or platform.machine(),
                 "threads": own.threads,

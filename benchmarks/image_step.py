@@ -40,7 +40,6 @@ from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from jepa_modalities import api
 from jepa_modalities.adapters.base import build_jepa, build_masker
 from jepa_modalities.adapters.image.config import ImageConfig, ImageData
 from jepa_modalities.adapters.image.model import embedding, geometry
@@ -49,6 +48,7 @@ from jepa_modalities.config import EncoderConfig, MaskConfig, PredictorConfig
 from jepa_modalities.core.batch import Batch
 from jepa_modalities.core.jepa import JEPA, JEPAOutput
 from jepa_modalities.core.masking import BlockMasker, Masks
+from jepa_modalities.train.environment import commit
 from jepa_modalities.train.optim import Rates, apply_rates, gradient_norm, guarded_step, optimiser
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -592,7 +592,7 @@ def main() -> None:
         return
     result: dict[str, Any] = {
         "command": ["python", *sys.argv],
-        "commit": api._commit(),
+        "commit": commit(),
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
         "device": device_name(own.device),
         "threads": own.threads,

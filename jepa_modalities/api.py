@@ -5,9 +5,6 @@ from __future__ import annotations
 import datetime
 import importlib.util
 import json
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +23,7 @@ from jepa_modalities.export.encoder import PretrainedEncoder, load_encoder, save
 from jepa_modalities.train import checkpoint
 from jepa_modalities.train.distributed import Processes, pick_device, processes
 from jepa_modalities.train.engine import Trained, Trainer, untrained
+from jepa_modalities.train.environment import write_environment
 from jepa_modalities.train.lock import locked
 from jepa_modalities.train.log import Log
 from jepa_modalities.train.state import model_state
@@ -354,49 +352,3 @@ def compare(folder: Path, config: Any) -> None:
             + "\n  ".join(changes)
             + "\ngive the same settings, or start in another --out folder"
         )
-
-
-def write_environment(folder: Path, peers: Processes) -> None:
-    """env.json: what the run was made with."""
-    device = str(peers.device)
-    if peers.device.type == "cuda":
-        device = torch.cuda.get_device_name(peers.device)
-    checkpoint.write_json(
-        folder / "env.json",
-        {
-            "jepa_modalities": __import__("jepa_modalities").__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "platform": platform.platform(),
-            "device": device,
-            "threads": torch.get_num_threads(),
-            "cores": os.cpu_count(),
-            "processes": peers.world,
-            "commit": _commit(),
-            "date": datetime.datetime.now().isoformat(timespec="seconds"),
-            "command": sys.argv,
-        },
-    )
-
-
-def _commit() -> str | None:
-    """The clone's commit; None for an installed package."""
-    try:
-        result = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if not result.stdout.strip():
-        return None
-    changes = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
-    return result.stdout.strip() + ("-changed" if changes.stdout.strip() else "")
