@@ -25,12 +25,13 @@ from jepa_modalities.train.distributed import Processes, pick_device, processes
 from jepa_modalities.train.engine import Trained, Trainer, untrained
 from jepa_modalities.train.environment import write_environment
 from jepa_modalities.train.lock import locked
-from jepa_modalities.train.log import Log
+from jepa_modalities.train.log import Log, read
 from jepa_modalities.train.state import model_state
 
 __all__ = ["PretrainedEncoder", "Run", "evaluate", "load", "pretrain", "recipe", "recipes"]
 
-# Settings that do not change the result: free to differ when a run goes on.
+# Free to differ when a run goes on: they leave masks, order and method alone. Another device or
+# compiled blocks change the rounding.
 FREE = (
     "train.device",
     "train.threads",
@@ -282,32 +283,24 @@ def finish(
         ],
     }
     metrics = dict(facts)
-    log = [r for r in _log_records(run.path) if "collapse/rankme" in r]
+    log = [r for r in read(run.path) if "collapse/rankme" in r]
     if log:
         metrics |= {k: v for k, v in log[-1].items() if k.startswith(("collapse/", "probe/"))}
         metrics |= {f"{k}_first": v for k, v in log[0].items() if k.startswith("collapse/")}
     if trained is not None:
         metrics |= {f"collapse/{k}_start": v for k, v in trained.start.items()}
-    pictures = {}
     if config.evaluate.enabled:
         if console is not None:
             console.print("probing the encoder beside its controls ...")
         metrics |= adapter.evaluate(encoders, run.path)
-    pictures = adapter.pictures(encoders)
     checkpoint.write_json(run.path / "metrics.json", metrics)
-    write_report(run.path, pictures)
+    write_report(run.path, adapter.pictures(encoders))
 
 
 def _logged_speed(folder: Path) -> float:
     """Samples per second as the log tells them: of a run that was resumed at its last step."""
-    rates = [record["samples_per_second"] for record in _log_records(folder)]
+    rates = [record["samples_per_second"] for record in read(folder)]
     return sum(rates) / len(rates) if rates else 0.0
-
-
-def _log_records(folder: Path) -> list[dict[str, Any]]:
-    from jepa_modalities.train.log import read
-
-    return read(folder)
 
 
 def evaluate(path: str | Path, settings: Mapping[str, Any] | None = None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from jepa_modalities.core.losses import Gather, Prediction, Regulariser
 from jepa_modalities.core.masking import BlockMasker, Masker, Masks, RandomMasker
 from jepa_modalities.core.positions import LearnedPosition, SinCosPosition
 from jepa_modalities.core.predictor import Predictor
-from jepa_modalities.core.target import EmaTarget, HandOver, Target
+from jepa_modalities.core.target import EmaTarget, FixedTarget, HandOver, Target
 
 # One micro-batch: row numbers of this process, and the random numbers that belong to them.
 Plan = Iterable[tuple[Tensor, Draw]]
@@ -40,10 +41,7 @@ class Geometry:
     @property
     def num_tokens(self) -> int:
         """Tokens per sample."""
-        count = 1
-        for size in self.grid:
-            count *= size
-        return count
+        return math.prod(self.grid)
 
 
 class Modality(Protocol):
@@ -162,8 +160,6 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
 
 def build_target(config: RunConfig, fixed: tuple[nn.Module, int] | None) -> Target:
     """EMA latents, a fixed function, or a hand-over from the second to the first."""
-    from jepa_modalities.core.target import FixedTarget
-
     choice = config.target
     latent = EmaTarget(config.encoder.dim, choice.layer_norm, choice.layers)
     if fixed is None:

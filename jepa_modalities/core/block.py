@@ -12,7 +12,8 @@ from torch import Tensor, nn
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Fused attention, (batch, heads, tokens, head_dim) each.
 
-    On the CPU always in fp32: the fused kernel's bf16 backward is five times slower there.
+    On the CPU always in fp32: the fused kernel is up to five times slower in bf16 there
+    (`benchmarks/README.md`).
     """
     if q.device.type != "cpu" or q.dtype == torch.float32:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)

@@ -40,23 +40,23 @@ def write_environment(folder: Path, peers: Processes) -> None:
 
 
 def commit() -> str | None:
-    """The clone's commit; None for an installed package."""
+    """The clone's commit, marked when tracked files differ from it; None for an installed package.
+
+    A package installed inside somebody's own repository must not take that one's commit for its
+    own, so this file itself has to be tracked.
+    """
+    here = Path(__file__)
+    if _git("ls-files", "--error-unmatch", here.name) is None:
+        return None
+    return _git("describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=-changed")
+
+
+def _git(*words: str) -> str | None:
+    """What git says about this file's folder; None where it fails or is not there."""
     try:
-        result = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
+        done = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if not result.stdout.strip():
-        return None
-    changes = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
-    return result.stdout.strip() + ("-changed" if changes.stdout.strip() else "")
+    return done.stdout.strip() if done.returncode == 0 else None

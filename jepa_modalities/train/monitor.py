@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from jepa_modalities.core.batch import Tokens
 from jepa_modalities.core.collapse import statistics, target_variance, verdict
 from jepa_modalities.core.jepa import JEPAOutput
+from jepa_modalities.eval.features import pool
 
 
 class Diverged(RuntimeError):
@@ -27,7 +27,7 @@ def pooled_features(encoder: nn.Module, tokens: Tokens, chunk: int = 256) -> Ten
         rows = slice(start, start + chunk)
         valid = None if tokens.valid is None else tokens.valid[rows]
         latents = encoder(Tokens(tokens.values[rows], tokens.positions, valid))
-        parts.append(latents.tokens.float().mean(1))
+        parts.append(pool(latents, "mean", valid).float())
     return torch.cat(parts)
 
 
@@ -51,14 +51,12 @@ class Monitor:
         labels: for the online probe; None leaves it out.
         start: statistics of the untrained encoder, filled at step 0 and kept over a resume.
         best: best probe accuracy so far.
-        seconds: time spent here in all.
     """
 
     tokens: Tokens
     labels: Tensor | None
     start: dict[str, float] = field(default_factory=dict)
     best: float = -1.0
-    seconds: float = 0.0
 
     def look(self, encoder: nn.Module, output: JEPAOutput | None) -> dict[str, Any]:
         """Statistics, verdict and probe as log entries.
@@ -73,7 +71,6 @@ class Monitor:
         Raises:
             Diverged: the features are not finite.
         """
-        begin = time.perf_counter()
         encoder.eval()
         features = pooled_features(encoder, self.tokens)
         encoder.train()
@@ -97,7 +94,6 @@ class Monitor:
         record: dict[str, Any] = {f"collapse/{name}": value for name, value in values.items()}
         if self.labels is not None:
             record["probe/knn"] = float(knn_accuracy(features, self.labels))
-        self.seconds += time.perf_counter() - begin
         return {**record, "verdict": sentence, "state": state}
 
     def improved(self, record: dict[str, Any]) -> bool:

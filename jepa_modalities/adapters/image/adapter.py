@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 
 from jepa_modalities.adapters.base import Plan, build_masker
 from jepa_modalities.adapters.image.augment import (
-    Warp,
     apply_warp,
     colour,
     crop_boxes,
@@ -117,10 +117,10 @@ class ImageAdapter:
         for images, _, _ in loader(self.source.streamed, requests(), size, workers):
             ids, draw, masks = waiting.popleft()
             parts = images.to(device, non_blocking=True).float().split(len(ids))
-            flips = [Warp(None, draw.uniform() < 0.5 if c.flip else None) for c in crops]
+            # The worker has cropped; whatever else moves the image is the same as in memory.
+            rest = [draw_warp(replace(c, crop=(1.0, 1.0)), draw) for c in crops]
             moved = [
-                apply_warp(p, f, size, c.border)
-                for p, f, c in zip(parts, flips, crops, strict=True)
+                apply_warp(p, w, size, c.border) for p, w, c in zip(parts, rest, crops, strict=True)
             ]
             yield self._batch(moved, ids, draw), None if masks is None else masks.to(device)
 

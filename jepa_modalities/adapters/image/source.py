@@ -16,7 +16,7 @@ class ImageSource:
     """Opens the training images and splits off the held-out part.
 
     The held-out share is never seen in pretraining: the collapse monitor, the online probe and
-    every choice look there. The test images are opened at evaluation only.
+    every choice look there. The test images are opened for evaluation only, and only scored then.
 
     Args:
         data: paths and sizes.
