@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import jepa_modalities as jm
 from jepa_modalities.api import begun, read_config, recipe
 from jepa_modalities.cli.main import main
 from jepa_modalities.data.image import digits
+from jepa_modalities.train import environment
 from jepa_modalities.train.log import read
 
 SETTINGS: dict[str, Any] = {
@@ -232,3 +234,22 @@ def test_resume_in_python(run: jm.Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no setting 'train\.lrr'; there are"):
         jm.pretrain("image_digits", tmp_path / "new", lrr=1.0)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_package_inside_another_repository_has_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installed below somebody's own repository, env.json must not name that one's commit."""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.invalid", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    inside = tmp_path / "environment.py"
+    inside.write_text("")
+    monkeypatch.setattr(environment, "__file__", str(inside))
+    assert environment.commit() is None
+    subprocess.run([*git, "add", "environment.py"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+    named = environment.commit()
+    assert named is not None and len(named) == 12
+    inside.write_text("changed")
+    assert environment.commit() == f"{named}-changed"

@@ -222,3 +222,14 @@ def test_unknown_fixed_target() -> None:
     config = changed(BASE, {"target.kind": "edges"})
     with pytest.raises(ValueError, match=r"target\.kind = 'edges'.*'dictionary', 'hog'"):
         ImageAdapter(config).target()
+
+
+@pytest.mark.parametrize("name", ["rotate", "shift", "zoom", "shear"])
+def test_streamed_images_are_warped_too(photos: Path, name: str) -> None:
+    still = replace(streamed(photos), augment=AugmentConfig(), views=0)
+    still = replace(still, regulariser=RegulariserConfig())
+    amount = 40.0 if name == "rotate" else 0.4
+    moved = replace(still, augment=replace(still.augment, **{name: amount}))
+    (calm, _), *_ = feed(ImageAdapter(still))
+    (warped, _), *_ = feed(ImageAdapter(moved))
+    assert not torch.allclose(calm.context.values, warped.context.values, atol=0.1)
