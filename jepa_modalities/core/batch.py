@@ -36,12 +36,15 @@ class Latents:
         positions: coordinates of ALL tokens of the sample, (tokens, axes), for the predictor.
         prefix: register or class tokens, (batch, [groups,] prefix, dim), or None.
         blocks: outputs of every block (before the last norm), each shaped like `tokens`, or None.
+        hidden: activations inside every block's MLP, tokens as in `tokens`, as wide as its hidden
+            layer, or None.
     """
 
     tokens: Tensor
     positions: Tensor
     prefix: Tensor | None = None
     blocks: list[Tensor] | None = None
+    hidden: list[Tensor] | None = None
 
 
 @dataclass(frozen=True)

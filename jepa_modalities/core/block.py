@@ -88,8 +88,12 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+    def forward(self, x: Tensor, inside: list[Tensor] | None = None) -> Tensor:
+        """(batch, tokens, dim); what lies between the layers is appended to `inside`."""
+        active = F.gelu(self.fc1(x))
+        if inside is not None:
+            inside.append(active)
+        return self.fc2(active)
 
 
 class Block(nn.Module):
@@ -108,11 +112,17 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, round(dim * mlp_ratio))
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, tail: int | None = None) -> Tensor:
-        """(batch, tokens or tail, dim); `bias` and `tail` as in `Attention.forward`."""
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        tail: int | None = None,
+        inside: list[Tensor] | None = None,
+    ) -> Tensor:
+        """(batch, tokens or tail, dim); `bias`, `tail`: see `Attention`; `inside`: see `Mlp`."""
         out = self.attn(self.norm1(x), bias, tail)
         x = (x if tail is None else x[:, -tail:]) + out
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(self.norm2(x), inside)
 
 
 def initialise(module: nn.Module, how: str = "normal", rescale: bool = True) -> None:

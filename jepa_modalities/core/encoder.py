@@ -64,6 +64,7 @@ class TokenEncoder(nn.Module):
         masks: Masks | None = None,
         keep: Tensor | None = None,
         blocks: bool = False,
+        hidden: bool = False,
     ) -> Latents:
         """Encode the context of `masks`, the tokens in `keep`, or everything.
 
@@ -73,6 +74,7 @@ class TokenEncoder(nn.Module):
             keep: instead of masks, token numbers (batch, keep) of a random subset; a stem that
                 mixes tokens is allowed here, because nothing is predicted from what it hides.
             blocks: also return the output of every block.
+            hidden: also return the activations inside every block's MLP.
 
         Returns:
             Latents of (batch, groups, keep, dim) with masks, (batch, keep, dim) with `keep`, else
@@ -107,27 +109,37 @@ class TokenEncoder(nn.Module):
             valid = None if tokens.valid is None else gather(tokens.valid, index).flatten(0, 1)
             if masks is not None and masks.context_valid is not None:
                 valid = masks.context_valid.flatten(0, 1)
-        x, prefix, outputs = self._run(x, valid, blocks)
+        outputs: list[Tensor] | None = [] if blocks else None
+        inside: list[Tensor] | None = [] if hidden else None
+        x, prefix = self._run(x, valid, outputs, inside)
         if masks is not None:
-            groups = masks.context.shape[1]
-            x, *outputs = (part.unflatten(0, (-1, groups)) for part in (x, *outputs))
-            prefix = None if prefix is None else prefix.unflatten(0, (-1, groups))
-        return Latents(x, tokens.positions, prefix, outputs if blocks else None)
+            groups = (-1, masks.context.shape[1])
+            x = x.unflatten(0, groups)
+            prefix = None if prefix is None else prefix.unflatten(0, groups)
+            for parts in (outputs, inside):
+                if parts is not None:
+                    parts[:] = [part.unflatten(0, groups) for part in parts]
+        return Latents(x, tokens.positions, prefix, outputs, inside)
 
     def _run(
-        self, x: Tensor, valid: Tensor | None, blocks: bool
-    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        self,
+        x: Tensor,
+        valid: Tensor | None,
+        outputs: list[Tensor] | None,
+        inside: list[Tensor] | None,
+    ) -> tuple[Tensor, Tensor | None]:
         num_prefix = 0 if self.prefix is None else self.prefix.shape[1]
         if self.prefix is not None:
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
         bias = key_padding(valid, num_prefix)
-        outputs: list[Tensor] = []
         for block in self.blocks:
-            x = block(x, bias)
-            if blocks:
+            x = block(x, bias, inside=inside)
+            if outputs is not None:
                 outputs.append(x[:, num_prefix:])
+        if inside is not None:
+            inside[:] = [part[:, num_prefix:] for part in inside]
         x = self.norm(x)
-        return x[:, num_prefix:], x[:, :num_prefix] if num_prefix else None, outputs
+        return x[:, num_prefix:], x[:, :num_prefix] if num_prefix else None
 
     @torch.no_grad()
     def attention_map(self, tokens: Tokens) -> Tensor:

@@ -21,7 +21,8 @@ from jepa_modalities.core.batch import Latents, Tokens, move
 
 Array = NDArray[np.float32]
 
-# `all_*` pools the output of every block, `last4_mean` of the last four (I-JEPA, appendix A.1).
+# `all_*` pools the output of every block, `last4_mean` of the last four (I-JEPA, appendix A.1),
+# `all_hidden_mean` what every block's MLP computes inside (mlp_ratio 4: as wide as the quadrants).
 POOLINGS: tuple[str, ...] = (
     "mean",
     "mean_std_max",
@@ -30,8 +31,10 @@ POOLINGS: tuple[str, ...] = (
     "all_mean",
     "all_mean_std_max",
     "all_quadrants",
+    "all_hidden_mean",
     "tokens",
 )
+HIDDEN = "all_hidden_mean"
 
 
 class Sliceable(Protocol):
@@ -48,6 +51,7 @@ def pool(latents: Latents, pooling: str, valid: Tensor | None = None) -> Tensor:
     Args:
         latents: `tokens` (batch, tokens, dim); `blocks` too for `last4_mean` and `all_*`. Block
             outputs come from before the last norm, so a parameter-free layer norm goes over them.
+            `hidden` for `all_hidden_mean`; see `encode`.
         pooling: one of `POOLINGS`. `quadrants` splits every axis of `latents.positions` in the
             middle and takes the mean of each of the 2^axes cells, first axis slowest.
         valid: False where a token is padding, bool, (batch, tokens): such tokens do not count.
@@ -68,6 +72,15 @@ def pool(latents: Latents, pooling: str, valid: Tensor | None = None) -> Tensor:
     if pooling == "tokens":
         x = latents.tokens
         return (x if valid is None else x * valid[..., None]).flatten(1)
+    if pooling == HIDDEN:
+        if not latents.hidden:
+            raise ValueError(
+                f"pooling {pooling!r} needs the activations inside the MLPs; call "
+                f"encoder(tokens, hidden=True) of an encoder of transformer blocks"
+            )
+        return torch.cat(
+            [_pool(x, latents.positions, "mean", valid) for x in latents.hidden], dim=-1
+        )
     if not pooling.startswith(("all_", "last4_")):
         return _pool(latents.tokens, latents.positions, pooling, valid)
     if not latents.blocks:
@@ -115,6 +128,14 @@ def cells(positions: Tensor) -> Tensor:
     return number == torch.arange(2 ** len(split), device=positions.device)[:, None]
 
 
+def encode(encoder: nn.Module, tokens: Tokens, poolings: Sequence[str]) -> Latents:
+    """Latents of whole samples with all that these poolings look at."""
+    blocks = any(name.startswith(("all_", "last4_")) for name in poolings)
+    more = {"hidden": True} if HIDDEN in poolings else {}  # encoders without an MLP do not know it
+    latents: Latents = encoder(tokens, blocks=blocks, **more)
+    return latents
+
+
 def extract(
     encoder: nn.Module,
     tokenize: Callable[[Any], Tokens],
@@ -147,12 +168,11 @@ def extract(
         )
     weight = next(encoder.parameters(), None)
     place = device if device is not None else "cpu" if weight is None else weight.device
-    blocks = any(name.startswith(("all_", "last4_")) for name in poolings)
     out: dict[str, Array] = {}
     with _frozen(encoder):
         for start in range(0, len(raw), batch_size):
             tokens: Tokens = move(tokenize(raw[start : start + batch_size]), place)
-            latents = encoder(tokens, blocks=blocks)
+            latents = encode(encoder, tokens, poolings)
             for name in poolings:
                 part = pool(latents, name, tokens.valid).float().cpu().numpy()
                 if name not in out:

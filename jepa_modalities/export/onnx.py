@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jepa_modalities.eval.features import cells, pool
+from jepa_modalities.eval.features import cells, encode, pool
 from jepa_modalities.export.encoder import PretrainedEncoder
 from jepa_modalities.export.place import optional
 
@@ -47,7 +47,8 @@ class PooledEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, channels, height, width), 0..255 -> (batch, width)."""
-        latents = self.pretrained.encoder(self.pretrained.tokenizer(images), blocks=True)
+        tokens = self.pretrained.tokenizer(images)
+        latents = encode(self.pretrained.encoder, tokens, [self.pooling])
         if self.member is None:
             return pool(latents, self.pooling)
         # `pool` finds the cells from the positions, which a graph cannot; here they are known, and

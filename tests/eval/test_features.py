@@ -13,9 +13,11 @@ from jepa_modalities.core.batch import Latents, Tokens
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.positions import SinCosPosition, grid_positions
 from jepa_modalities.eval.features import (
+    HIDDEN,
     POOLINGS,
     FeatureCache,
     cells,
+    encode,
     extract,
     fingerprint,
     pool,
@@ -37,7 +39,8 @@ def tokenize(raw: torch.Tensor) -> Tokens:
 def random_latents(seed: int = 0) -> Latents:
     torch.manual_seed(seed)
     blocks = [3 * torch.randn(ROWS, 12, DIM) + 1 for _ in range(DEPTH)]
-    return Latents(torch.randn(ROWS, 12, DIM), POSITIONS, blocks=blocks)
+    hidden = [torch.randn(ROWS, 12, 4 * DIM) for _ in range(DEPTH)]
+    return Latents(torch.randn(ROWS, 12, DIM), POSITIONS, blocks=blocks, hidden=hidden)
 
 
 def loop_pool(x: list[np.ndarray], kind: str) -> np.ndarray:
@@ -70,7 +73,12 @@ def test_poolings_equal_plain_loops(pooling: str) -> None:
     assert latents.blocks is not None
     found = pool(latents, pooling).numpy()
     for row in range(ROWS):
-        if pooling.startswith(("all_", "last4_")):
+        if pooling == HIDDEN:
+            assert latents.hidden is not None
+            expected = np.concatenate(
+                [loop_pool([t.numpy() for t in part[row]], "mean") for part in latents.hidden]
+            )
+        elif pooling.startswith(("all_", "last4_")):
             blocks = latents.blocks if pooling.startswith("all_") else latents.blocks[-4:]
             expected = np.concatenate([
                 loop_pool([loop_norm(t.numpy()) for t in block[row]], pooling.split("_", 1)[1])
@@ -105,6 +113,7 @@ def test_padding_does_not_count() -> None:
     spoiled = Latents(
         torch.where(valid[..., None], latents.tokens, 1e3), POSITIONS, None,
         [torch.where(valid[..., None], block, 1e3) for block in latents.blocks],
+        [torch.where(valid[..., None], part, 1e3) for part in latents.hidden or []],
     )  # fmt: skip
     for pooling in POOLINGS:
         first, second = pool(latents, pooling, valid), pool(spoiled, pooling, valid)
@@ -123,12 +132,31 @@ def test_extract_is_one_pass_and_does_not_depend_on_the_batch_size() -> None:
 
     found = extract(encoder, counted, raw, POOLINGS, batch_size=3)
     assert calls == [3, 3, 1]
-    whole = encoder(tokenize(raw), blocks=True)
+    whole = encode(encoder, tokenize(raw), POOLINGS)
     for name in POOLINGS:
         assert found[name].dtype == np.float32
         np.testing.assert_allclose(
             found[name], pool(whole, name).detach().numpy(), rtol=1e-3, atol=1e-4
         )
+
+
+def test_hidden_activations_are_those_of_every_block_without_the_prefix() -> None:
+    encoder = small_encoder(num_prefix=2)
+    tokens = tokenize(torch.randint(0, 255, (3, 24)))
+    latents = encode(encoder, tokens, [HIDDEN])
+    x = encoder.embed(tokens.values) + encoder.position(tokens.positions)
+    x = torch.cat([encoder.prefix.expand(3, -1, -1), x], dim=1)
+    assert latents.hidden is not None and len(latents.hidden) == DEPTH
+    for block, found in zip(encoder.blocks, latents.hidden, strict=True):
+        middle = x + block.attn(block.norm1(x))
+        active = torch.nn.functional.gelu(block.mlp.fc1(block.norm2(middle)))
+        torch.testing.assert_close(found, active[:, 2:])
+        x = block(x)
+
+
+def test_hidden_activations_that_are_not_there_are_asked_for() -> None:
+    with pytest.raises(ValueError, match="hidden=True"):
+        pool(Latents(torch.zeros(1, 12, DIM), POSITIONS), HIDDEN)
 
 
 def test_extract_leaves_the_encoder_as_it_was_and_trainable() -> None:

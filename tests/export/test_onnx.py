@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jepa_modalities.eval.features import POOLINGS, pool
+from jepa_modalities.eval.features import POOLINGS, encode, pool
 from jepa_modalities.export import onnx as graph
 from jepa_modalities.export.encoder import PretrainedEncoder
 from jepa_modalities.export.onnx import PooledEncoder, export_onnx
@@ -38,7 +38,7 @@ def needs_onnx() -> None:
 @torch.no_grad()
 def test_filled_in_module_pools_as_the_library(pooling: str, encoder: Make, images: Tensor) -> None:
     ours = encoder(num_prefix=1)
-    expected = pool(ours.encoder(ours.tokenizer(images), blocks=True), pooling)
+    expected = pool(encode(ours.encoder, ours.tokenizer(images), [pooling]), pooling)
     torch.testing.assert_close(PooledEncoder(ours, pooling)(images), expected)
 
 
@@ -48,6 +48,7 @@ def test_filled_in_module_pools_as_the_library(pooling: str, encoder: Make, imag
         ("mean", {"num_prefix": 2, "depth": 1}, "uint8", "auto"),
         ("all_quadrants", {"stem": "conv"}, "float32", "dynamo"),
         ("mean_std_max", {"position": "learned"}, "uint8", "torchscript"),
+        ("all_hidden_mean", {"num_prefix": 1, "depth": 2}, "uint8", "auto"),
     ],
 )
 def test_runtime_equals_torch(
@@ -66,7 +67,7 @@ def test_runtime_equals_torch(
         given = images[:batch].to(getattr(torch, dtype))
         found, session = run(out, given)
         with torch.no_grad():
-            latents = ours.encoder(ours.tokenizer(given), blocks=True)
+            latents = encode(ours.encoder, ours.tokenizer(given), [pooling])
         torch.testing.assert_close(found, pool(latents, pooling), atol=1e-4, rtol=0)
     (taken,) = session.get_inputs()
     assert taken.name == "images" and taken.shape[1:] == [3, 12, 16]
