@@ -40,7 +40,7 @@ from jepa_modalities.train.engine import Trainer, plan, untrained
 from jepa_modalities.train.environment import commit
 from jepa_modalities.train.log import Log, read
 
-POOLINGS = ("mean", "mean_std_max", "all_quadrants", "all_mean_std_max")
+POOLINGS = ("mean", "mean_std_max", "all_quadrants", "all_hidden_mean")
 Array = NDArray[np.float64]
 
 
@@ -109,9 +109,8 @@ def score(encoder: Any, adapter: ImageAdapter, with_bar: Arm | None) -> dict[str
     x, t = (extract(encoder, adapter.tokenizer, i, POOLINGS) for i in (images, test_images))
     right = correctness(x, t, y, truth)
     if with_bar is not None:
-        keep = {"all_quadrants", "all_mean_std_max"}
-        small = [{n: v for n, v in part.items() if n in keep} for part in (x, t)]
-        joined = concatenate(Arm("encoder", small[0], small[1]), with_bar)
+        best = "all_hidden_mean"
+        joined = concatenate(Arm("encoder", {best: x[best]}, {best: t[best]}), with_bar)
         both, both_test = joined.seeds()[0]
         for name, value in correctness(dict(both), dict(both_test), y, truth).items():
             right[f"bar+{name}"] = value

@@ -314,26 +314,47 @@ def ridge_probe(
     held = torch.from_numpy(holdout(y.numpy(), seed=seed))
     onehot = F.one_hot(y, len(classes)).double()
     grid = sorted(grid, reverse=True)
-    guesses = _ridge(x[~held], onehot[~held], x[held], grid)
+    dual = int((~held).sum()) < x.shape[1]  # fewer rows than columns
+    if dual:
+        guesses = _dual_ridge(x[~held], onehot[~held], x[held], grid)
+    else:
+        part = _moments(x[~held], onehot[~held])
+        guesses = _ridge(part, x[held], grid)
     accuracies = [(guess.argmax(-1) == y[held]).double().mean().item() for guess in guesses]
     best = int(np.argmax(accuracies))  # among equals the most regularised
-    scores = _ridge(x, onehot, t, [grid[best]])[0]
+    if dual:
+        scores = _dual_ridge(x, onehot, t, [grid[best]])[0]
+    else:
+        # Sums over rows: those of the held-out part are added to what is there already.
+        rest = _moments(x[held], onehot[held])
+        scores = _ridge([a + b for a, b in zip(part, rest, strict=True)], t, [grid[best]])[0]
     return _fit(scores, classes, {"weight": grid[best], "held_out": accuracies[best]}, start)
 
 
-def _ridge(x: Tensor, y: Tensor, t: Tensor, grid: Sequence[float]) -> list[Tensor]:
+def _moments(x: Tensor, y: Tensor) -> list[Tensor]:
+    """Rows, sum of x, sum of y, x'x and x'y, float64."""
+    x = x.double()
+    return [torch.tensor(float(len(x))), x.sum(0), y.sum(0), x.T @ x, x.T @ y]
+
+
+def _ridge(moments: Sequence[Tensor], t: Tensor, grid: Sequence[float]) -> list[Tensor]:
     """Outputs on t for each weight, (rows, classes), float64."""
+    count, total, level, gram, cross = moments
+    mean, level = total / count, level / count
+    gram, cross = gram - count * torch.outer(mean, mean), cross - count * torch.outer(mean, level)
+    t, eye = t.double() - mean, torch.eye(len(gram), dtype=torch.float64)
+    factors = (torch.linalg.cholesky(gram + weight * count * eye) for weight in grid)
+    return [t @ torch.cholesky_solve(cross, factor) + level for factor in factors]
+
+
+def _dual_ridge(x: Tensor, y: Tensor, t: Tensor, grid: Sequence[float]) -> list[Tensor]:
+    """The same by the Gram matrix of the rows."""
+    x, t = x.double(), t.double()
     mean, level = x.mean(0), y.mean(0)
     x, t, y = x - mean, t - mean, y - level
-    x, t = x.double(), t.double()
-    dual = x.shape[0] < x.shape[1]
-    gram, right = (x @ x.T, y) if dual else (x.T @ x, x.T @ y)
-    outputs = []
-    for weight in grid:
-        shifted = gram + weight * len(x) * torch.eye(len(gram), dtype=torch.float64)
-        solution = torch.cholesky_solve(right, torch.linalg.cholesky(shifted))
-        outputs.append(t @ (x.T @ solution if dual else solution) + level)
-    return outputs
+    gram, against, eye = x @ x.T, t @ x.T, torch.eye(len(x), dtype=torch.float64)
+    factors = (torch.linalg.cholesky(gram + weight * len(x) * eye) for weight in grid)
+    return [against @ torch.cholesky_solve(y, factor) + level for factor in factors]
 
 
 def knn_probe(

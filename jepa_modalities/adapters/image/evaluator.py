@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_modalities.adapters.image.augment import apply_warp, colour, draw_warp
-from jepa_modalities.adapters.image.bar import PatchDictionary
+from jepa_modalities.adapters.image.bar import PatchDictionary, default_patch
 from jepa_modalities.adapters.image.config import AugmentConfig
 from jepa_modalities.adapters.image.model import resized
+from jepa_modalities.adapters.image.target import fit_dictionaries
 from jepa_modalities.core.batch import Tokens
 from jepa_modalities.core.draw import Draw, seeded
 from jepa_modalities.data.image import ImageSet
@@ -92,6 +93,12 @@ def labelled(adapter: ImageAdapter) -> tuple[Tensor, Array, Tensor, Array]:
 def dictionary(adapter: ImageAdapter) -> PatchDictionary:
     """The control's dictionary: one patch size, fitted on the pretraining images."""
     config = adapter.config
+    if config.target.kind == "dictionary" and max(config.data.size) <= BAR_SIDE:
+        # Fitted for the target already, on the same sample: the run folder holds it.
+        for known in fit_dictionaries(config, adapter.source, adapter.folder).dictionaries:
+            assert isinstance(known, PatchDictionary)
+            if known.patch == default_patch(*config.data.size):
+                return known
     sample = reduced(adapter.source.sample(20_000, config.train.seed), BAR_SIDE)
     return PatchDictionary.fit(sample, config.target.centroids, seed=config.train.seed)
 
