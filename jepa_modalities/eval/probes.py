@@ -7,7 +7,7 @@ enter only the last prediction, test labels never.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -313,22 +313,45 @@ def ridge_probe(
     x, y, t, classes = _tensors(*check_rows(train_x, train_y, test_x))
     held = torch.from_numpy(holdout(y.numpy(), seed=seed))
     onehot = F.one_hot(y, len(classes)).double()
-    grid = sorted(grid, reverse=True)
-    dual = int((~held).sum()) < x.shape[1]  # fewer rows than columns
-    if dual:
-        guesses = _dual_ridge(x[~held], onehot[~held], x[held], grid)
-    else:
-        part = _moments(x[~held], onehot[~held])
-        guesses = _ridge(part, x[held], grid)
-    accuracies = [(guess.argmax(-1) == y[held]).double().mean().item() for guess in guesses]
-    best = int(np.argmax(accuracies))  # among equals the most regularised
-    if dual:
-        scores = _dual_ridge(x, onehot, t, [grid[best]])[0]
-    else:
-        # Sums over rows: those of the held-out part are added to what is there already.
-        rest = _moments(x[held], onehot[held])
-        scores = _ridge([a + b for a, b in zip(part, rest, strict=True)], t, [grid[best]])[0]
-    return _fit(scores, classes, {"weight": grid[best], "held_out": accuracies[best]}, start)
+
+    def accuracy(guess: Tensor, truth: Tensor) -> float:
+        return (guess.argmax(-1) == truth.argmax(-1)).double().mean().item()
+
+    scores, weight, reached = solve_ridge(x, onehot, held, t, grid, accuracy)
+    return _fit(scores, classes, {"weight": weight, "held_out": reached}, start)
+
+
+def solve_ridge(
+    x: Tensor,
+    y: Tensor,
+    held: Tensor,
+    t: Tensor,
+    grid: Sequence[float],
+    score: Callable[[Tensor, Tensor], float],
+) -> tuple[Tensor, float, float]:
+    """Ridge regression of all rows, with the penalty that is best on the held-out ones.
+
+    Args:
+        x: (rows, width).
+        y: (rows, outputs), float64.
+        held: True for the held-out rows, bool, (rows,).
+        t: (test rows, width).
+        grid: penalties per row.
+        score: (outputs, truth) of the held-out rows -> a number, higher = better.
+
+    Returns:
+        Outputs on t (test rows, outputs), the penalty, and its score.
+    """
+    grid = sorted(grid, reverse=True)  # among equals the most regularised
+    if int((~held).sum()) < x.shape[1]:
+        tried = [score(g, y[held]) for g in _dual_ridge(x[~held], y[~held], x[held], grid)]
+        best = int(np.argmax(tried))
+        return _dual_ridge(x, y, t, [grid[best]])[0], grid[best], tried[best]
+    part, rest = (_moments(x[rows], y[rows]) for rows in (~held, held))
+    tried = [score(g, y[held]) for g in _ridge(part, x[held], grid)]
+    best = int(np.argmax(tried))
+    whole = [a + b for a, b in zip(part, rest, strict=True)]  # sums over rows: no second pass
+    return _ridge(whole, t, [grid[best]])[0], grid[best], tried[best]
 
 
 def _moments(x: Tensor, y: Tensor) -> list[Tensor]:
