@@ -314,14 +314,14 @@ def ridge_probe(
     held = torch.from_numpy(holdout(y.numpy(), seed=seed))
     onehot = F.one_hot(y, len(classes)).double()
     grid = sorted(grid, reverse=True)
-    guesses = _ridge(x[~held], onehot[~held], x[held], grid)
+    guesses = solve_ridge(x[~held], onehot[~held], x[held], grid)
     accuracies = [(guess.argmax(-1) == y[held]).double().mean().item() for guess in guesses]
     best = int(np.argmax(accuracies))  # among equals the most regularised
-    scores = _ridge(x, onehot, t, [grid[best]])[0]
+    scores = solve_ridge(x, onehot, t, [grid[best]])[0]
     return _fit(scores, classes, {"weight": grid[best], "held_out": accuracies[best]}, start)
 
 
-def _ridge(x: Tensor, y: Tensor, t: Tensor, grid: Sequence[float]) -> list[Tensor]:
+def solve_ridge(x: Tensor, y: Tensor, t: Tensor, grid: Sequence[float]) -> list[Tensor]:
     """Outputs on t for each weight, (rows, classes), float64."""
     mean, level = x.mean(0), y.mean(0)
     x, t, y = x - mean, t - mean, y - level
