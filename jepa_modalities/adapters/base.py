@@ -20,6 +20,7 @@ from jepa_modalities.core.losses import Gather, Prediction, Regulariser
 from jepa_modalities.core.masking import BlockMasker, Masker, Masks, RandomMasker
 from jepa_modalities.core.positions import LearnedPosition, SinCosPosition
 from jepa_modalities.core.predictor import Predictor
+from jepa_modalities.core.registry import modalities
 from jepa_modalities.core.target import EmaTarget, FixedTarget, HandOver, Target
 
 # One micro-batch: row numbers of this process, and the random numbers that belong to them.
@@ -71,6 +72,10 @@ class Adapter(Protocol):
 
     The constructor opens and checks the data and fits what needs no gradient (a dictionary), so
     that every complaint comes before long work. Everything random is a function of its arguments.
+
+    `config` may be completed by what the data say (the columns of a table): encoder files carry
+    this one. An adapter may also have `terms() -> list[nn.Module]`, loss terms beside the
+    prediction and the regulariser.
     """
 
     config: Any
@@ -113,7 +118,8 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> To
             raise ValueError(f"encoder.{name} = {getattr(choice, name)}: give at least 1")
     position: nn.Module
     if choice.position == "learned":
-        position = LearnedPosition(geometry.num_tokens, choice.dim)
+        std = 0.02 * choice.position_scale
+        position = LearnedPosition(geometry.num_tokens, choice.dim, std)
     else:
         position = SinCosPosition(choice.dim, choice.position_scale)
     return TokenEncoder(
@@ -126,6 +132,8 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> To
         choice.num_prefix,
         choice.init,
         choice.rescale,
+        norm=choice.norm,
+        activation=choice.activation,
     )
 
 
@@ -140,6 +148,8 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
         return None
     if mask.kind == "random":
         return RandomMasker(geometry.num_tokens, mask.keep)
+    if mask.kind != "block":
+        return modalities[config.modality].masker(config, geometry)  # one that only it has
     if len(geometry.grid) > 2:
         raise ValueError(
             f"mask.kind = 'block' knows images and sequences, not a grid of {geometry.grid}; use "
@@ -155,6 +165,28 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
         min_keep=mask.min_keep,
         lengths=mask.lengths,
         reference=mask.reference,
+    )
+
+
+def build_predictor(config: RunConfig, geometry: Geometry, target_dim: int) -> Predictor:
+    """The predictor of a run, freshly drawn from torch's global generator."""
+    choice, encoder = config.predictor, config.encoder
+    position = None
+    if choice.position == "learned":
+        position = LearnedPosition(geometry.num_tokens, choice.width)
+    return Predictor(
+        encoder.dim,
+        choice.width,
+        choice.depth,
+        choice.heads or encoder.heads,
+        target_dim,
+        choice.mlp_ratio,
+        encoder.init,
+        encoder.rescale,
+        position,
+        choice.sees_prefix,
+        encoder.norm,
+        encoder.activation,
     )
 
 
@@ -178,10 +210,12 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
     Raises:
         ValueError: choices that exclude each other.
     """
-    if config.mask.kind == "none" and config.regulariser.kind == "none":
+    masked, predicts = config.mask.kind != "none", config.loss.weight != 0
+    added = hasattr(adapter, "terms")
+    if not added and config.regulariser.kind == "none" and not (masked and predicts):
         raise ValueError(
-            "mask.kind = 'none' and regulariser.kind = 'none' leave nothing to learn from; "
-            "give one of them"
+            "mask.kind = 'none' (or loss.weight = 0) and regulariser.kind = 'none' leave nothing "
+            "to learn from; give one of them"
         )
     if config.regulariser.kind != "none" and config.train.accumulate > 1:
         raise ValueError(
@@ -194,19 +228,12 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
         encoder = build_encoder(config, adapter.geometry, adapter.embedding())
         predictor, target = None, None
         terms: list[nn.Module] = []
-        if config.mask.kind != "none":
-            target = build_target(config, adapter.target())
-            heads = config.predictor.heads or config.encoder.heads
-            predictor = Predictor(
-                config.encoder.dim,
-                config.predictor.width,
-                config.predictor.depth,
-                heads,
-                target.dim,
-                init=config.encoder.init,
-                rescale=config.encoder.rescale,
-            )
-            terms.append(Prediction(config.loss.prediction, config.loss.weight))
+        if masked:
+            if predicts:
+                target = build_target(config, adapter.target())
+                terms.append(Prediction(config.loss.prediction, config.loss.weight))
+            dim = config.encoder.dim if target is None else target.dim
+            predictor = build_predictor(config, adapter.geometry, dim)
         choice = config.regulariser
         if choice.kind != "none":
             predicted = target.dim if target is not None else config.encoder.dim
@@ -221,4 +248,8 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
                     choice.weight,
                 )
             )
+        if added:
+            terms += adapter.terms()  # type: ignore[attr-defined]
+        if not terms:
+            raise ValueError("no loss term is switched on: there is nothing to learn from")
         return JEPA(encoder, predictor, target, terms, gather)

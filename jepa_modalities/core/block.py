@@ -1,4 +1,4 @@
-"""One pre-norm transformer block with timm's key names, so that weights load both ways."""
+"""One transformer block with timm's key names, so that weights load both ways."""
 
 from __future__ import annotations
 
@@ -80,37 +80,61 @@ class Attention(nn.Module):
         return logits.softmax(dim=-1)
 
 
-class Mlp(nn.Module):
-    """Linear, GELU, Linear."""
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
 
-    def __init__(self, dim: int, hidden: int) -> None:
+
+class Mlp(nn.Module):
+    """Linear, GELU or ReLU, Linear."""
+
+    def __init__(self, dim: int, hidden: int, activation: str = "gelu") -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"encoder.activation = {activation!r} is not known; choose 'gelu' or 'relu'"
+            )
+        self.activation = activation
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor, inside: list[Tensor] | None = None) -> Tensor:
         """(batch, tokens, dim); what lies between the layers is appended to `inside`."""
-        active = F.gelu(self.fc1(x))
+        active = ACTIVATIONS[self.activation](self.fc1(x))
         if inside is not None:
             inside.append(active)
         return self.fc2(active)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block (ViT), keys as timm's `Block`.
+    """Transformer block, keys as timm's `Block`.
 
     Args:
         dim: width.
         heads: attention heads.
         mlp_ratio: hidden width of the MLP over `dim`.
+        norm: "pre" (ViT: a norm in front of each branch) or "post" (Vaswani et al. 2017: a norm of
+            each sum).
+        activation: "gelu" or "relu".
+
+    Raises:
+        ValueError: unknown `norm` or `activation`.
     """
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        norm: str = "pre",
+        activation: str = "gelu",
+    ) -> None:
         super().__init__()
+        if norm not in ("pre", "post"):
+            raise ValueError(f"encoder.norm = {norm!r} is not known; choose 'pre' or 'post'")
+        self.post = norm == "post"
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, round(dim * mlp_ratio))
+        self.mlp = Mlp(dim, round(dim * mlp_ratio), activation)
 
     def forward(
         self,
@@ -120,6 +144,10 @@ class Block(nn.Module):
         inside: list[Tensor] | None = None,
     ) -> Tensor:
         """(batch, tokens or tail, dim); `bias`, `tail`: see `Attention`; `inside`: see `Mlp`."""
+        if self.post:
+            out = self.attn(x, bias, tail)
+            x = self.norm1((x if tail is None else x[:, -tail:]) + out)
+            return self.norm2(x + self.mlp(x, inside))
         out = self.attn(self.norm1(x), bias, tail)
         x = (x if tail is None else x[:, -tail:]) + out
         return x + self.mlp(self.norm2(x), inside)
@@ -131,7 +159,8 @@ def initialise(module: nn.Module, how: str = "normal", rescale: bool = True) -> 
     Args:
         module: an encoder or predictor.
         how: "normal" (std 0.02, the reference; its truncation at +-2 is 100 sigma) or "xavier"
-            (uniform, better in short runs of small models).
+            (uniform, better in short runs of small models) or "uniform" (+-1 / sqrt(inputs), the
+            library's own; best for small encoders of tables).
         rescale: divide the last weight of each residual branch by sqrt(2 * layer), layer from 1.
             The published I-JEPA code does so and then erases it by a second initialisation (spec
             1.2): False is what the published runs did.
@@ -139,10 +168,15 @@ def initialise(module: nn.Module, how: str = "normal", rescale: bool = True) -> 
     Raises:
         ValueError: unknown `how`.
     """
-    if how not in ("normal", "xavier"):
-        raise ValueError(f"encoder.init = {how!r} is not known; choose 'normal' or 'xavier'")
+    if how not in ("normal", "xavier", "uniform"):
+        raise ValueError(
+            f"encoder.init = {how!r} is not known; choose 'normal', 'xavier' or 'uniform'"
+        )
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
+            if how == "uniform":
+                layer.reset_parameters()
+                continue
             if how == "normal":
                 nn.init.normal_(layer.weight, std=0.02)
             else:

@@ -19,7 +19,9 @@ class TokenEncoder(nn.Module):
     Args:
         embed: the first learned layer. A token-wise module (`nn.Linear(features, dim)`) sees only
             the tokens it is given; a module with `mixes_tokens = True` (a convolutional stem) sees
-            the whole sample and is refused under masks, because hidden input would leak.
+            the whole sample and is refused under masks, because hidden input would leak. A module
+            with `own_weights = True` has weights of each token's own (columns of a table): it is
+            given whole samples, and the kept tokens are gathered from what it makes.
         position: coordinates (tokens, axes) -> (tokens, dim).
         dim: width.
         depth: number of blocks.
@@ -29,6 +31,8 @@ class TokenEncoder(nn.Module):
         init: "normal" or "xavier", see `initialise`.
         rescale: depth-dependent start of the residual branches, see `initialise`.
         shows_hidden: own a mask token, for maskers that keep hidden positions (`Masks.hidden`).
+        norm: "pre" or "post", see `Block`.
+        activation: "gelu" or "relu".
     """
 
     def __init__(
@@ -43,12 +47,16 @@ class TokenEncoder(nn.Module):
         init: str = "normal",
         rescale: bool = True,
         shows_hidden: bool = False,
+        norm: str = "pre",
+        activation: str = "gelu",
     ) -> None:
         super().__init__()
         self.dim = dim
         self.embed = embed
         self.position = position
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, mlp_ratio, norm, activation) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.prefix = nn.Parameter(torch.zeros(1, num_prefix, dim)) if num_prefix else None
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim)) if shows_hidden else None
@@ -96,8 +104,11 @@ class TokenEncoder(nn.Module):
                 )
             x, valid = gather(self.embed(tokens.values) + position, index).flatten(0, 1), None
         else:
-            # Only the kept tokens are embedded: the rest costs nothing and cannot leak.
-            x = self.embed(gather(tokens.values, index)) + position[index]
+            if getattr(self.embed, "own_weights", False):
+                x = gather(self.embed(tokens.values) + position, index)
+            else:
+                # Only the kept tokens are embedded: the rest costs nothing and cannot leak.
+                x = self.embed(gather(tokens.values, index)) + position[index]
             if masks is not None and masks.hidden is not None:
                 if self.mask_token is None:
                     raise ValueError(
@@ -155,7 +166,7 @@ class TokenEncoder(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x, allowed)
         last = cast(Block, self.blocks[-1])
-        weights = last.attn.attention_map(last.norm1(x), allowed)
+        weights = last.attn.attention_map(x if last.post else last.norm1(x), allowed)
         return weights[..., num_prefix:, num_prefix:]
 
 

@@ -60,16 +60,17 @@ class SinCosPosition(nn.Module):
 
 
 class LearnedPosition(nn.Module):
-    """A learned vector per token, N(0, 0.02^2) at the start.
+    """A learned vector per token, N(0, std^2) at the start.
 
     Args:
         num_tokens: length of the table; shorter or longer inputs are an error.
         dim: width.
+        std: at the start.
     """
 
-    def __init__(self, num_tokens: int, dim: int) -> None:
+    def __init__(self, num_tokens: int, dim: int, std: float = 0.02) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.empty(num_tokens, dim).normal_(std=0.02))
+        self.table = nn.Parameter(torch.empty(num_tokens, dim).normal_(std=std))
 
     def forward(self, positions: Tensor) -> Tensor:
         """(tokens, axes) -> (tokens, dim).

@@ -26,6 +26,10 @@ class Predictor(nn.Module):
         mlp_ratio: hidden width of the MLPs over `width`.
         init: "normal" or "xavier", see `core.block.initialise`.
         rescale: see `core.block.initialise`.
+        position: coordinates (tokens, axes) -> (tokens, width); sin-cos if not given.
+        sees_prefix: the encoder's register tokens are part of the context.
+        norm: "pre" or "post", see `Block`.
+        activation: "gelu" or "relu".
     """
 
     def __init__(
@@ -38,11 +42,18 @@ class Predictor(nn.Module):
         mlp_ratio: float = 4.0,
         init: str = "normal",
         rescale: bool = True,
+        position: nn.Module | None = None,
+        sees_prefix: bool = True,
+        norm: str = "pre",
+        activation: str = "gelu",
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(dim, width)
-        self.position = SinCosPosition(width)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.position = SinCosPosition(width) if position is None else position
+        self.sees_prefix = sees_prefix
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, norm, activation) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, target_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -72,7 +83,7 @@ class Predictor(nn.Module):
             )
         position = self.position(latents.positions)
         context = self.embed(latents.tokens) + position[masks.context]
-        if latents.prefix is not None:
+        if latents.prefix is not None and self.sees_prefix:
             context = torch.cat([self.embed(latents.prefix), context], dim=2)
         context = context.expand(-1, blocks, -1, -1)
         query = self.mask_token + position[masks.targets]

@@ -33,6 +33,7 @@ POOLINGS: tuple[str, ...] = (
     "all_quadrants",
     "all_hidden_mean",
     "tokens",
+    "all_tokens",
 )
 HIDDEN = "all_hidden_mean"
 
@@ -69,9 +70,6 @@ def pool(latents: Latents, pooling: str, valid: Tensor | None = None) -> Tensor:
             f"latents.tokens have shape {tuple(latents.tokens.shape)}; expected (batch, tokens, "
             f"dim): encode whole samples, without masks"
         )
-    if pooling == "tokens":
-        x = latents.tokens
-        return (x if valid is None else x * valid[..., None]).flatten(1)
     if pooling == HIDDEN:
         if not latents.hidden:
             raise ValueError(
@@ -94,7 +92,9 @@ def pool(latents: Latents, pooling: str, valid: Tensor | None = None) -> Tensor:
 
 
 def _pool(x: Tensor, positions: Tensor, kind: str, valid: Tensor | None) -> Tensor:
-    """`mean`, `mean_std_max` or `quadrants` of (batch, tokens, dim)."""
+    """`mean`, `mean_std_max`, `quadrants` or `tokens` of (batch, tokens, dim)."""
+    if kind == "tokens":
+        return (x if valid is None else x * valid[..., None]).flatten(1)
     weight = x.new_ones(1, x.shape[1]) if valid is None else valid.to(x.dtype)
     if kind == "quadrants":
         member = cells(positions.to(x.device)).to(x.dtype)  # (cells, tokens)
