@@ -37,6 +37,10 @@ class EncoderConfig:
     """start of the linear layers; the papers use normal (std 0.02)"""
     rescale: bool = True
     """smaller start of deeper residual branches"""
+    rescale_by: Literal["layer", "depth"] = "layer"
+    """rescale: by the branch's own layer (I-JEPA), or by the depth for all alike (ECG-JEPA)"""
+    bias: bool = True
+    """biases in linear layers and norms; the ECG-JEPA paper has none"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class PredictorConfig:
     """number of blocks"""
     heads: int | None = None
     """attention heads; the encoder's number if not given"""
+    prefix: bool = True
+    """the predictor sees the encoder's register tokens too"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,8 @@ class TargetConfig:
     """ema: parameter-free layer norm of the latents"""
     layers: int = 1
     """ema: mean over the last so many blocks"""
+    centre: bool = False
+    """ema: subtract the batch's mean latent at each position, so that position is no answer"""
     dim: int = 64
     """dictionary: whitened dimensions"""
     centroids: int = 400
@@ -153,6 +161,10 @@ class TrainConfig:
     """momentum of the teacher, first and last; linear between"""
     clip: float | None = None
     """largest gradient norm"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates"""
+    eps: float = 1e-8
+    """AdamW's floor of the denominator"""
     precision: Literal["auto", "fast", "fp32", "bf16"] = "auto"
     """auto: bf16 on GPU, fp32 on CPU; fast: bf16 also on CPUs with bf16 instructions"""
     seed: int = 0

@@ -20,6 +20,7 @@ from jepa_modalities.core.losses import Gather, Prediction, Regulariser
 from jepa_modalities.core.masking import BlockMasker, Masker, Masks, RandomMasker
 from jepa_modalities.core.positions import LearnedPosition, SinCosPosition
 from jepa_modalities.core.predictor import Predictor
+from jepa_modalities.core.registry import modalities
 from jepa_modalities.core.target import EmaTarget, FixedTarget, HandOver, Target
 
 # One micro-batch: row numbers of this process, and the random numbers that belong to them.
@@ -45,7 +46,12 @@ class Geometry:
 
 
 class Modality(Protocol):
-    """What loading and using an encoder needs to know: no data, no training."""
+    """What loading and using an encoder needs to know: no data, no training.
+
+    A modality may also define, each returning None for the kinds that are common to all:
+    `encoder(config, geometry, embed) -> nn.Module | None` and
+    `masker(config, geometry) -> Masker | None`.
+    """
 
     Config: type[Any]
 
@@ -101,7 +107,15 @@ class Adapter(Protocol):
         """Pictures for the report."""
 
 
-def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> TokenEncoder:
+def _own(config: RunConfig, piece: str, *arguments: Any) -> Any:
+    """A piece that the run's modality makes itself, or None."""
+    if config.modality not in modalities:  # an adapter on its own, without a modality
+        return None
+    make = getattr(modalities[config.modality], piece, None)
+    return None if make is None else make(config, *arguments)
+
+
+def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> nn.Module:
     """The encoder of a run, freshly drawn from torch's global generator.
 
     Raises:
@@ -111,6 +125,9 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> To
     for name in ("dim", "depth", "heads"):
         if getattr(choice, name) < 1:
             raise ValueError(f"encoder.{name} = {getattr(choice, name)}: give at least 1")
+    own: nn.Module | None = _own(config, "encoder", geometry, embed)
+    if own is not None:
+        return own
     position: nn.Module
     if choice.position == "learned":
         position = LearnedPosition(geometry.num_tokens, choice.dim)
@@ -126,6 +143,8 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> To
         choice.num_prefix,
         choice.init,
         choice.rescale,
+        rescale_by=choice.rescale_by,
+        bias=choice.bias,
     )
 
 
@@ -138,6 +157,9 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
     mask = config.mask
     if mask.kind == "none":
         return None
+    own: Masker | None = _own(config, "masker", geometry)
+    if own is not None:
+        return own
     if mask.kind == "random":
         return RandomMasker(geometry.num_tokens, mask.keep)
     if len(geometry.grid) > 2:
@@ -158,10 +180,13 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
     )
 
 
-def build_target(config: RunConfig, fixed: tuple[nn.Module, int] | None) -> Target:
+def build_target(
+    config: RunConfig, fixed: tuple[nn.Module, int] | None, gather: Gather = lambda x: x
+) -> Target:
     """EMA latents, a fixed function, or a hand-over from the second to the first."""
     choice = config.target
-    latent = EmaTarget(config.encoder.dim, choice.layer_norm, choice.layers)
+    dim, norm = config.encoder.dim, choice.layer_norm
+    latent = EmaTarget(dim, norm, choice.layers, choice.centre, gather)
     if fixed is None:
         if choice.handover is not None:
             raise ValueError("target.handover needs a fixed target.kind to begin with, not 'ema'")
@@ -195,7 +220,7 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
         predictor, target = None, None
         terms: list[nn.Module] = []
         if config.mask.kind != "none":
-            target = build_target(config, adapter.target())
+            target = build_target(config, adapter.target(), gather)
             heads = config.predictor.heads or config.encoder.heads
             predictor = Predictor(
                 config.encoder.dim,
@@ -205,6 +230,9 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
                 target.dim,
                 init=config.encoder.init,
                 rescale=config.encoder.rescale,
+                rescale_by=config.encoder.rescale_by,
+                bias=config.encoder.bias,
+                prefix=config.predictor.prefix,
             )
             terms.append(Prediction(config.loss.prediction, config.loss.weight))
         choice = config.regulariser

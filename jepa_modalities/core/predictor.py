@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Latents
-from jepa_modalities.core.block import Block, initialise
+from jepa_modalities.core.block import Block, initialise, strip_biases
 from jepa_modalities.core.encoder import key_padding
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.core.positions import SinCosPosition
@@ -26,6 +26,9 @@ class Predictor(nn.Module):
         mlp_ratio: hidden width of the MLPs over `width`.
         init: "normal" or "xavier", see `core.block.initialise`.
         rescale: see `core.block.initialise`.
+        rescale_by: see `core.block.initialise`.
+        bias: biases in linear layers and norms.
+        prefix: see the encoder's register tokens too.
     """
 
     def __init__(
@@ -38,15 +41,21 @@ class Predictor(nn.Module):
         mlp_ratio: float = 4.0,
         init: str = "normal",
         rescale: bool = True,
+        rescale_by: str = "layer",
+        bias: bool = True,
+        prefix: bool = True,
     ) -> None:
         super().__init__()
+        self.prefix = prefix
         self.embed = nn.Linear(dim, width)
         self.position = SinCosPosition(width)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, target_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        initialise(self, init, rescale)
+        initialise(self, init, rescale, rescale_by)
+        if not bias:
+            strip_biases(self)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, latents: Latents, masks: Masks, condition: Tensor | None = None) -> Tensor:
@@ -72,7 +81,7 @@ class Predictor(nn.Module):
             )
         position = self.position(latents.positions)
         context = self.embed(latents.tokens) + position[masks.context]
-        if latents.prefix is not None:
+        if self.prefix and latents.prefix is not None:
             context = torch.cat([self.embed(latents.prefix), context], dim=2)
         context = context.expand(-1, blocks, -1, -1)
         query = self.mask_token + position[masks.targets]
