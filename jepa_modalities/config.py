@@ -41,6 +41,10 @@ class EncoderConfig:
     """layer norm in front of each branch, or of each sum; of the predictor too"""
     activation: Literal["gelu", "relu"] = "gelu"
     """between the layers of the MLPs; of the predictor too"""
+    rescale_by: Literal["layer", "depth"] = "layer"
+    """rescale: by the branch's own layer (I-JEPA), or by the depth for all alike (ECG-JEPA)"""
+    bias: bool = True
+    """biases in linear layers and norms; the ECG-JEPA paper has none"""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class TargetConfig:
     """ema: parameter-free layer norm of the latents"""
     layers: int = 1
     """ema: mean over the last so many blocks"""
+    centre: bool = False
+    """ema: subtract the batch's mean latent at each position, so that position is no answer"""
     dim: int = 64
     """dictionary: whitened dimensions"""
     centroids: int = 400
@@ -161,10 +167,12 @@ class TrainConfig:
     """first and last; cosine between"""
     ema: tuple[float, float] = (0.996, 1.0)
     """momentum of the teacher, first and last; linear between"""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's averaging of gradients and of their squares"""
     clip: float | None = None
     """largest gradient norm"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates"""
+    eps: float = 1e-8
+    """AdamW's floor of the denominator"""
     precision: Literal["auto", "fast", "fp32", "bf16"] = "auto"
     """auto: bf16 on GPU, fp32 on CPU; fast: bf16 also on CPUs with bf16 instructions"""
     seed: int = 0

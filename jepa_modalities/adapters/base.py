@@ -46,7 +46,12 @@ class Geometry:
 
 
 class Modality(Protocol):
-    """What loading and using an encoder needs to know: no data, no training."""
+    """What loading and using an encoder needs to know: no data, no training.
+
+    A modality may also define, each returning None for the kinds that are common to all:
+    `encoder(config, geometry, embed) -> nn.Module | None` and
+    `masker(config, geometry) -> Masker | None`.
+    """
 
     Config: type[Any]
 
@@ -106,7 +111,15 @@ class Adapter(Protocol):
         """Pictures for the report."""
 
 
-def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> TokenEncoder:
+def _own(config: RunConfig, piece: str, *arguments: Any) -> Any:
+    """A piece that the run's modality makes itself, or None."""
+    if config.modality not in modalities:  # an adapter on its own, without a modality
+        return None
+    make = getattr(modalities[config.modality], piece, None)
+    return None if make is None else make(config, *arguments)
+
+
+def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> nn.Module:
     """The encoder of a run, freshly drawn from torch's global generator.
 
     Raises:
@@ -116,6 +129,9 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> To
     for name in ("dim", "depth", "heads"):
         if getattr(choice, name) < 1:
             raise ValueError(f"encoder.{name} = {getattr(choice, name)}: give at least 1")
+    own: nn.Module | None = _own(config, "encoder", geometry, embed)
+    if own is not None:
+        return own
     position: nn.Module
     if choice.position == "learned":
         std = 0.02 * choice.position_scale
@@ -134,6 +150,8 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> To
         choice.rescale,
         norm=choice.norm,
         activation=choice.activation,
+        rescale_by=choice.rescale_by,
+        bias=choice.bias,
     )
 
 
@@ -146,10 +164,13 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
     mask = config.mask
     if mask.kind == "none":
         return None
+    own: Masker | None = _own(config, "masker", geometry)
+    if own is not None:
+        return own
     if mask.kind == "random":
         return RandomMasker(geometry.num_tokens, mask.keep)
     if mask.kind != "block":
-        return modalities[config.modality].masker(config, geometry)  # one that only it has
+        raise ValueError(f"mask.kind = {mask.kind!r} is not one of modality {config.modality!r}")
     if len(geometry.grid) > 2:
         raise ValueError(
             f"mask.kind = 'block' knows images and sequences, not a grid of {geometry.grid}; use "
@@ -183,17 +204,22 @@ def build_predictor(config: RunConfig, geometry: Geometry, target_dim: int) -> P
         choice.mlp_ratio,
         encoder.init,
         encoder.rescale,
-        position,
-        choice.sees_prefix,
-        encoder.norm,
-        encoder.activation,
+        position=position,
+        sees_prefix=choice.sees_prefix,
+        norm=encoder.norm,
+        activation=encoder.activation,
+        rescale_by=encoder.rescale_by,
+        bias=encoder.bias,
     )
 
 
-def build_target(config: RunConfig, fixed: tuple[nn.Module, int] | None) -> Target:
+def build_target(
+    config: RunConfig, fixed: tuple[nn.Module, int] | None, gather: Gather = lambda x: x
+) -> Target:
     """EMA latents, a fixed function, or a hand-over from the second to the first."""
     choice = config.target
-    latent = EmaTarget(config.encoder.dim, choice.layer_norm, choice.layers)
+    dim, norm = config.encoder.dim, choice.layer_norm
+    latent = EmaTarget(dim, norm, choice.layers, choice.centre, gather)
     if fixed is None:
         if choice.handover is not None:
             raise ValueError("target.handover needs a fixed target.kind to begin with, not 'ema'")
@@ -230,7 +256,7 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
         terms: list[nn.Module] = []
         if masked:
             if predicts:
-                target = build_target(config, adapter.target())
+                target = build_target(config, adapter.target(), gather)
                 terms.append(Prediction(config.loss.prediction, config.loss.weight))
             dim = config.encoder.dim if target is None else target.dim
             predictor = build_predictor(config, adapter.geometry, dim)

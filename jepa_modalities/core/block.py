@@ -61,8 +61,9 @@ class Attention(nn.Module):
         """Queries of the last `tail` tokens, keys and values of all."""
         dim = x.shape[-1]
         weight, bias = self.qkv.weight, self.qkv.bias
-        q = F.linear(x[:, -tail:], weight[:dim], bias[:dim])
-        both = F.linear(x, weight[dim:], bias[dim:]).unflatten(2, (2, self.heads, -1))
+        first, rest = (None, None) if bias is None else (bias[:dim], bias[dim:])
+        q = F.linear(x[:, -tail:], weight[:dim], first)
+        both = F.linear(x, weight[dim:], rest).unflatten(2, (2, self.heads, -1))
         k, v = both.permute(2, 0, 3, 1, 4)
         return q.unflatten(2, (self.heads, -1)).transpose(1, 2), k, v
 
@@ -153,7 +154,9 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x), inside)
 
 
-def initialise(module: nn.Module, how: str = "normal", rescale: bool = True) -> None:
+def initialise(
+    module: nn.Module, how: str = "normal", rescale: bool = True, by: str = "layer"
+) -> None:
     """Set the start values of every Linear and LayerNorm below `module`, in place.
 
     Args:
@@ -164,6 +167,7 @@ def initialise(module: nn.Module, how: str = "normal", rescale: bool = True) -> 
         rescale: divide the last weight of each residual branch by sqrt(2 * layer), layer from 1.
             The published I-JEPA code does so and then erases it by a second initialisation (spec
             1.2): False is what the published runs did.
+        by: "layer", or "depth": divide all alike by sqrt(2 * number of blocks) (ECG-JEPA).
 
     Raises:
         ValueError: unknown `how`.
@@ -190,5 +194,13 @@ def initialise(module: nn.Module, how: str = "normal", rescale: bool = True) -> 
         blocks = [layer for layer in module.modules() if isinstance(layer, Block)]
         with torch.no_grad():
             for depth, block in enumerate(blocks, start=1):
-                block.attn.proj.weight /= math.sqrt(2 * depth)
-                block.mlp.fc2.weight /= math.sqrt(2 * depth)
+                count = len(blocks) if by == "depth" else depth
+                block.attn.proj.weight /= math.sqrt(2 * count)
+                block.mlp.fc2.weight /= math.sqrt(2 * count)
+
+
+def strip_biases(module: nn.Module) -> None:
+    """Take the bias from every Linear and LayerNorm below `module`, in place."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.LayerNorm)):
+            layer.register_parameter("bias", None)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Latents, Tokens
-from jepa_modalities.core.block import Block, initialise
+from jepa_modalities.core.block import Block, initialise, strip_biases
 from jepa_modalities.core.masking import Masks, gather
 
 
@@ -33,6 +33,8 @@ class TokenEncoder(nn.Module):
         shows_hidden: own a mask token, for maskers that keep hidden positions (`Masks.hidden`).
         norm: "pre" or "post", see `Block`.
         activation: "gelu" or "relu".
+        rescale_by: "layer" or "depth", see `initialise`.
+        bias: biases in linear layers and norms.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class TokenEncoder(nn.Module):
         shows_hidden: bool = False,
         norm: str = "pre",
         activation: str = "gelu",
+        rescale_by: str = "layer",
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -60,7 +64,9 @@ class TokenEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.prefix = nn.Parameter(torch.zeros(1, num_prefix, dim)) if num_prefix else None
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim)) if shows_hidden else None
-        initialise(self, init, rescale)
+        initialise(self, init, rescale, rescale_by)
+        if not bias:
+            strip_biases(self)
         if self.mask_token is not None:
             nn.init.normal_(self.mask_token, std=0.02)
         if self.prefix is not None:

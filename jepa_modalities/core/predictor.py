@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Latents
-from jepa_modalities.core.block import Block, initialise
+from jepa_modalities.core.block import Block, initialise, strip_biases
 from jepa_modalities.core.encoder import key_padding
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.core.positions import SinCosPosition
@@ -30,6 +30,8 @@ class Predictor(nn.Module):
         sees_prefix: the encoder's register tokens are part of the context.
         norm: "pre" or "post", see `Block`.
         activation: "gelu" or "relu".
+        rescale_by: see `core.block.initialise`.
+        bias: biases in linear layers and norms.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class Predictor(nn.Module):
         sees_prefix: bool = True,
         norm: str = "pre",
         activation: str = "gelu",
+        rescale_by: str = "layer",
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(dim, width)
@@ -57,7 +61,9 @@ class Predictor(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, target_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        initialise(self, init, rescale)
+        initialise(self, init, rescale, rescale_by)
+        if not bias:
+            strip_biases(self)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, latents: Latents, masks: Masks, condition: Tensor | None = None) -> Tensor:

@@ -61,9 +61,11 @@ class TabularModality:
         return TableTokenizer()
 
     @staticmethod
-    def masker(config: TabularConfig, geometry: Geometry) -> Masker:
-        """Random subsets of the features."""
+    def masker(config: TabularConfig, geometry: Geometry) -> Masker | None:
+        """Random subsets of the features; None for the kinds of all modalities."""
         mask = config.mask
+        if mask.kind != "feature":
+            return None
         return FeatureMasker(
             geometry.num_tokens, mask.context_scale, mask.target_scale, mask.num_targets
         )
