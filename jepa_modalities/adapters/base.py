@@ -18,8 +18,9 @@ from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.jepa import JEPA
 from jepa_modalities.core.losses import Gather, Prediction, Regulariser
 from jepa_modalities.core.masking import BlockMasker, Masker, Masks, RandomMasker
-from jepa_modalities.core.positions import LearnedPosition, SinCosPosition
+from jepa_modalities.core.positions import LearnedPosition, NoPosition, SinCosPosition
 from jepa_modalities.core.predictor import Predictor
+from jepa_modalities.core.registry import modalities
 from jepa_modalities.core.target import EmaTarget, FixedTarget, HandOver, Target
 
 # One micro-batch: row numbers of this process, and the random numbers that belong to them.
@@ -45,7 +46,12 @@ class Geometry:
 
 
 class Modality(Protocol):
-    """What loading and using an encoder needs to know: no data, no training."""
+    """What loading and using an encoder needs to know: no data, no training.
+
+    A modality may also define, each returning None for the kinds that are common to all:
+    `encoder(config, geometry, embed) -> nn.Module | None` and
+    `masker(config, geometry) -> Masker | None`.
+    """
 
     Config: type[Any]
 
@@ -101,6 +107,14 @@ class Adapter(Protocol):
         """Pictures for the report."""
 
 
+def _own(config: RunConfig, piece: str, *arguments: Any) -> Any:
+    """A piece that the run's modality makes itself, or None."""
+    if config.modality not in modalities:  # an adapter on its own, without a modality
+        return None
+    make = getattr(modalities[config.modality], piece, None)
+    return None if make is None else make(config, *arguments)
+
+
 def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> TokenEncoder:
     """The encoder of a run, freshly drawn from torch's global generator.
 
@@ -112,7 +126,10 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> To
         if getattr(choice, name) < 1:
             raise ValueError(f"encoder.{name} = {getattr(choice, name)}: give at least 1")
     position: nn.Module
-    if choice.position == "learned":
+    relative = choice.position == "relative"
+    if relative:
+        position = NoPosition()
+    elif choice.position == "learned":
         position = LearnedPosition(geometry.num_tokens, choice.dim)
     else:
         position = SinCosPosition(choice.dim, choice.position_scale)
@@ -126,6 +143,8 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> To
         choice.num_prefix,
         choice.init,
         choice.rescale,
+        shows_hidden=getattr(build_masker(config, geometry), "shows_hidden", False),
+        relative_axes=len(geometry.grid) if relative else 0,
     )
 
 
@@ -138,6 +157,9 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
     mask = config.mask
     if mask.kind == "none":
         return None
+    own: Masker | None = _own(config, "masker", geometry)
+    if own is not None:
+        return own
     if mask.kind == "random":
         return RandomMasker(geometry.num_tokens, mask.keep)
     if len(geometry.grid) > 2:
@@ -159,7 +181,11 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
 
 
 def build_target(config: RunConfig, fixed: tuple[nn.Module, int] | None) -> Target:
-    """EMA latents, a fixed function, or a hand-over from the second to the first."""
+    """EMA latents, a fixed function, a hand-over from the second to the first, or both.
+
+    A `target.kind` that ends in "+ema" predicts both from the first to the last step, each with
+    weight 1.
+    """
     choice = config.target
     latent = EmaTarget(config.encoder.dim, choice.layer_norm, choice.layers)
     if fixed is None:
@@ -167,6 +193,8 @@ def build_target(config: RunConfig, fixed: tuple[nn.Module, int] | None) -> Targ
             raise ValueError("target.handover needs a fixed target.kind to begin with, not 'ema'")
         return latent
     first = FixedTarget(*fixed)
+    if choice.kind.endswith("+ema"):
+        return HandOver(first, latent, 0.0, 0.0, rest=1.0)
     if choice.handover is None:
         return first
     return HandOver(first, latent, *choice.handover, choice.rest)
@@ -205,6 +233,9 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
                 target.dim,
                 init=config.encoder.init,
                 rescale=config.encoder.rescale,
+                relative_axes=len(adapter.geometry.grid) * (encoder.relative is not None),
+                num_prefix=config.encoder.num_prefix,
+                shows_hidden=encoder.mask_token is not None,
             )
             terms.append(Prediction(config.loss.prediction, config.loss.weight))
         choice = config.regulariser

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from jepa_modalities.core.batch import Latents, Tokens
 from jepa_modalities.core.block import Block, initialise
 from jepa_modalities.core.masking import Masks, gather
+from jepa_modalities.core.positions import RelativePosition, num_buckets
 
 
 class TokenEncoder(nn.Module):
@@ -29,6 +30,8 @@ class TokenEncoder(nn.Module):
         init: "normal" or "xavier", see `initialise`.
         rescale: depth-dependent start of the residual branches, see `initialise`.
         shows_hidden: own a mask token, for maskers that keep hidden positions (`Masks.hidden`).
+        relative_axes: let every block learn the relative positions on a grid of so many axes; 0 for
+            none. `position` may then add nothing.
     """
 
     def __init__(
@@ -43,12 +46,15 @@ class TokenEncoder(nn.Module):
         init: str = "normal",
         rescale: bool = True,
         shows_hidden: bool = False,
+        relative_axes: int = 0,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.embed = embed
         self.position = position
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.relative = RelativePosition(num_prefix) if relative_axes else None
+        buckets = num_buckets(relative_axes) if relative_axes else 0
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, buckets) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.prefix = nn.Parameter(torch.zeros(1, num_prefix, dim)) if num_prefix else None
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim)) if shows_hidden else None
@@ -107,7 +113,9 @@ class TokenEncoder(nn.Module):
             valid = None if tokens.valid is None else gather(tokens.valid, index).flatten(0, 1)
             if masks is not None and masks.context_valid is not None:
                 valid = masks.context_valid.flatten(0, 1)
-        x, prefix, outputs = self._run(x, valid, blocks)
+        flat = None if index is None else index.flatten(0, 1)
+        bucket = None if self.relative is None else self.relative(tokens.positions, flat)
+        x, prefix, outputs = self._run(x, valid, blocks, bucket)
         if masks is not None:
             groups = masks.context.shape[1]
             x, *outputs = (part.unflatten(0, (-1, groups)) for part in (x, *outputs))
@@ -115,7 +123,7 @@ class TokenEncoder(nn.Module):
         return Latents(x, tokens.positions, prefix, outputs if blocks else None)
 
     def _run(
-        self, x: Tensor, valid: Tensor | None, blocks: bool
+        self, x: Tensor, valid: Tensor | None, blocks: bool, bucket: Tensor | None
     ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         num_prefix = 0 if self.prefix is None else self.prefix.shape[1]
         if self.prefix is not None:
@@ -123,7 +131,7 @@ class TokenEncoder(nn.Module):
         bias = key_padding(valid, num_prefix)
         outputs: list[Tensor] = []
         for block in self.blocks:
-            x = block(x, bias)
+            x = block(x, bias, bucket=bucket)
             if blocks:
                 outputs.append(x[:, num_prefix:])
         x = self.norm(x)
@@ -140,10 +148,11 @@ class TokenEncoder(nn.Module):
         if self.prefix is not None:
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
         allowed = key_padding(tokens.valid, num_prefix)
+        bucket = None if self.relative is None else self.relative(tokens.positions)
         for block in self.blocks[:-1]:
-            x = block(x, allowed)
+            x = block(x, allowed, bucket=bucket)
         last = cast(Block, self.blocks[-1])
-        weights = last.attn.attention_map(last.norm1(x), allowed)
+        weights = last.attn.attention_map(last.norm1(x), allowed, bucket)
         return weights[..., num_prefix:, num_prefix:]
 
 
