@@ -27,8 +27,8 @@ class EncoderConfig:
     """hidden width of the MLPs over dim"""
     stem: Literal["linear", "conv"] = "linear"
     """embedding: linear per token, or an overlapping convolution (two-view training only)"""
-    position: Literal["sincos", "learned"] = "sincos"
-    """position code"""
+    position: Literal["sincos", "learned", "relative"] = "sincos"
+    """position code: added to the tokens, or relative buckets in every block"""
     position_scale: float = 1.0
     """factor on the sin-cos code, or on the start of the learned one (standard deviation 0.02)"""
     num_prefix: int = 0

@@ -132,9 +132,7 @@ def tabular_paper() -> TabularConfig:
             norm="post",
             activation="relu",
         ),
-        predictor=PredictorConfig(
-            width=16, depth=16, heads=4, mlp_ratio=16.0, sees_prefix=False
-        ),
+        predictor=PredictorConfig(width=16, depth=16, heads=4, mlp_ratio=16.0, sees_prefix=False),
         mask=MaskConfig(
             kind="feature",
             num_targets=4,

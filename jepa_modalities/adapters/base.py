@@ -18,7 +18,7 @@ from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.jepa import JEPA
 from jepa_modalities.core.losses import Gather, Prediction, Regulariser
 from jepa_modalities.core.masking import BlockMasker, Masker, Masks, RandomMasker
-from jepa_modalities.core.positions import LearnedPosition, SinCosPosition
+from jepa_modalities.core.positions import LearnedPosition, NoPosition, SinCosPosition
 from jepa_modalities.core.predictor import Predictor
 from jepa_modalities.core.registry import modalities
 from jepa_modalities.core.target import EmaTarget, FixedTarget, HandOver, Target
@@ -133,7 +133,10 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> nn
     if own is not None:
         return own
     position: nn.Module
-    if choice.position == "learned":
+    relative = choice.position == "relative"
+    if relative:
+        position = NoPosition()
+    elif choice.position == "learned":
         std = 0.02 * choice.position_scale
         position = LearnedPosition(geometry.num_tokens, choice.dim, std)
     else:
@@ -148,10 +151,12 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> nn
         choice.num_prefix,
         choice.init,
         choice.rescale,
+        shows_hidden=getattr(build_masker(config, geometry), "shows_hidden", False),
         norm=choice.norm,
         activation=choice.activation,
         rescale_by=choice.rescale_by,
         bias=choice.bias,
+        relative_axes=len(geometry.grid) if relative else 0,
     )
 
 
@@ -210,13 +215,20 @@ def build_predictor(config: RunConfig, geometry: Geometry, target_dim: int) -> P
         activation=encoder.activation,
         rescale_by=encoder.rescale_by,
         bias=encoder.bias,
+        relative_axes=len(geometry.grid) if encoder.position == "relative" else 0,
+        num_prefix=encoder.num_prefix if choice.sees_prefix else 0,
+        shows_hidden=getattr(build_masker(config, geometry), "shows_hidden", False),
     )
 
 
 def build_target(
     config: RunConfig, fixed: tuple[nn.Module, int] | None, gather: Gather = lambda x: x
 ) -> Target:
-    """EMA latents, a fixed function, or a hand-over from the second to the first."""
+    """EMA latents, a fixed function, a hand-over from the second to the first, or both.
+
+    A `target.kind` that ends in "+ema" predicts both from the first to the last step, each with
+    weight 1.
+    """
     choice = config.target
     dim, norm = config.encoder.dim, choice.layer_norm
     latent = EmaTarget(dim, norm, choice.layers, choice.centre, gather)
@@ -225,6 +237,8 @@ def build_target(
             raise ValueError("target.handover needs a fixed target.kind to begin with, not 'ema'")
         return latent
     first = FixedTarget(*fixed)
+    if choice.kind.endswith("+ema"):
+        return HandOver(first, latent, 0.0, 0.0, rest=1.0)
     if choice.handover is None:
         return first
     return HandOver(first, latent, *choice.handover, choice.rest)

@@ -17,6 +17,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """
     if q.device.type != "cpu" or q.dtype == torch.float32:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    if bias is not None and bias.dtype != torch.bool:
+        bias = bias.float()
     with torch.autocast("cpu", enabled=False):
         out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias)
     return out.to(q.dtype)
@@ -28,15 +30,19 @@ class Attention(nn.Module):
     Args:
         dim: width, divisible by `heads`.
         heads: number of heads.
+        buckets: learn a vector per bucket of relative positions, shared by the heads, whose product
+            with the query is added to the logits (iRPE, "contextual on keys", Wu et al. 2021); 0 =
+            none.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, buckets: int = 0) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"heads = {heads} must divide the width {dim}")
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
+        self.relative = nn.Parameter(torch.zeros(buckets, dim // heads)) if buckets else None
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, tokens, dim = x.shape
@@ -44,7 +50,35 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         return q, k, v
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, tail: int | None = None) -> Tensor:
+    def _relative_bias(
+        self, q: Tensor, bias: Tensor | None, bucket: Tensor | None
+    ) -> Tensor | None:
+        """`bias` with the relative part added, (batch, heads, queries, keys).
+
+        Raises:
+            ValueError: a table without buckets to look up.
+        """
+        if self.relative is None:
+            return bias
+        if bucket is None:
+            raise ValueError("these blocks know relative positions only: give them `bucket`")
+        # The product with all vectors first, then a look-up: nothing of (queries, keys, dim).
+        score = q @ self.relative.to(q.dtype).T  # (batch, heads, queries, buckets)
+        pairs = bucket[:, None, -q.shape[2] :].expand(*score.shape[:2], -1, -1)
+        relative = score.gather(-1, pairs)
+        if bias is None:
+            return relative
+        if bias.dtype == torch.bool:
+            return relative.masked_fill(~bias, -math.inf)
+        return relative + bias
+
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        tail: int | None = None,
+        bucket: Tensor | None = None,
+    ) -> Tensor:
         """(batch, tokens, dim) -> (batch, tokens, dim).
 
         Args:
@@ -52,9 +86,11 @@ class Attention(nn.Module):
             bias: added to the attention logits, broadcastable to (batch, heads, tokens, tokens), or
                 a bool mask of the same shape (True = may be attended).
             tail: return the outputs of the last so many tokens only, (batch, tail, dim).
+            bucket: of each pair of tokens, long, (batch or 1, tokens, tokens); for a table of
+                relative positions.
         """
         q, k, v = self._split(x) if tail is None else self._split_tail(x, tail)
-        out = attend(q, k, v, bias)
+        out = attend(q, k, v, self._relative_bias(q, bias, bucket))
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def _split_tail(self, x: Tensor, tail: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,15 +103,21 @@ class Attention(nn.Module):
         k, v = both.permute(2, 0, 3, 1, 4)
         return q.unflatten(2, (self.heads, -1)).transpose(1, 2), k, v
 
-    def attention_map(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
+    def attention_map(
+        self, x: Tensor, allowed: Tensor | None = None, bucket: Tensor | None = None
+    ) -> Tensor:
         """Softmax attention, (batch, heads, tokens, tokens); for pictures only.
 
         Args:
             x: normed tokens.
             allowed: True = may be attended, broadcastable to the map; None for all.
+            bucket: see `forward`.
         """
         q, k, _ = self._split(x)
         logits = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        relative = self._relative_bias(q, None, bucket)
+        if relative is not None:
+            logits = logits + relative
         if allowed is not None:
             logits = logits.masked_fill(~allowed, -math.inf)
         return logits.softmax(dim=-1)
@@ -115,6 +157,7 @@ class Block(nn.Module):
         norm: "pre" (ViT: a norm in front of each branch) or "post" (Vaswani et al. 2017: a norm of
             each sum).
         activation: "gelu" or "relu".
+        buckets: of relative positions, see `Attention`.
 
     Raises:
         ValueError: unknown `norm` or `activation`.
@@ -127,13 +170,14 @@ class Block(nn.Module):
         mlp_ratio: float = 4.0,
         norm: str = "pre",
         activation: str = "gelu",
+        buckets: int = 0,
     ) -> None:
         super().__init__()
         if norm not in ("pre", "post"):
             raise ValueError(f"encoder.norm = {norm!r} is not known; choose 'pre' or 'post'")
         self.post = norm == "post"
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads)
+        self.attn = Attention(dim, heads, buckets)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, round(dim * mlp_ratio), activation)
 
@@ -143,13 +187,14 @@ class Block(nn.Module):
         bias: Tensor | None = None,
         tail: int | None = None,
         inside: list[Tensor] | None = None,
+        bucket: Tensor | None = None,
     ) -> Tensor:
-        """(batch, tokens or tail, dim); `bias`, `tail`: see `Attention`; `inside`: see `Mlp`."""
+        """(batch, tokens or tail, dim); `inside`: see `Mlp`, the others: see `Attention`."""
         if self.post:
-            out = self.attn(x, bias, tail)
+            out = self.attn(x, bias, tail, bucket)
             x = self.norm1((x if tail is None else x[:, -tail:]) + out)
             return self.norm2(x + self.mlp(x, inside))
-        out = self.attn(self.norm1(x), bias, tail)
+        out = self.attn(self.norm1(x), bias, tail, bucket)
         x = (x if tail is None else x[:, -tail:]) + out
         return x + self.mlp(self.norm2(x), inside)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from jepa_modalities.core.batch import Latents, Tokens
 from jepa_modalities.core.block import Block, initialise, strip_biases
 from jepa_modalities.core.masking import Masks, gather
+from jepa_modalities.core.positions import RelativePosition, num_buckets
 
 
 class TokenEncoder(nn.Module):
@@ -35,6 +36,8 @@ class TokenEncoder(nn.Module):
         activation: "gelu" or "relu".
         rescale_by: "layer" or "depth", see `initialise`.
         bias: biases in linear layers and norms.
+        relative_axes: let every block learn the relative positions on a grid of so many axes; 0 for
+            none. `position` may then add nothing.
     """
 
     def __init__(
@@ -53,13 +56,16 @@ class TokenEncoder(nn.Module):
         activation: str = "gelu",
         rescale_by: str = "layer",
         bias: bool = True,
+        relative_axes: int = 0,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.embed = embed
         self.position = position
+        self.relative = RelativePosition(num_prefix) if relative_axes else None
+        buckets = num_buckets(relative_axes) if relative_axes else 0
         self.blocks = nn.ModuleList(
-            Block(dim, heads, mlp_ratio, norm, activation) for _ in range(depth)
+            Block(dim, heads, mlp_ratio, norm, activation, buckets) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.prefix = nn.Parameter(torch.zeros(1, num_prefix, dim)) if num_prefix else None
@@ -128,7 +134,9 @@ class TokenEncoder(nn.Module):
                 valid = masks.context_valid.flatten(0, 1)
         outputs: list[Tensor] | None = [] if blocks else None
         inside: list[Tensor] | None = [] if hidden else None
-        x, prefix = self._run(x, valid, outputs, inside)
+        flat = None if index is None else index.flatten(0, 1)
+        bucket = None if self.relative is None else self.relative(tokens.positions, flat)
+        x, prefix = self._run(x, valid, bucket, outputs, inside)
         if masks is not None:
             groups = (-1, masks.context.shape[1])
             x = x.unflatten(0, groups)
@@ -142,6 +150,7 @@ class TokenEncoder(nn.Module):
         self,
         x: Tensor,
         valid: Tensor | None,
+        bucket: Tensor | None,
         outputs: list[Tensor] | None,
         inside: list[Tensor] | None,
     ) -> tuple[Tensor, Tensor | None]:
@@ -150,7 +159,7 @@ class TokenEncoder(nn.Module):
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
         bias = key_padding(valid, num_prefix)
         for block in self.blocks:
-            x = block(x, bias, inside=inside)
+            x = block(x, bias, inside=inside, bucket=bucket)
             if outputs is not None:
                 outputs.append(x[:, num_prefix:])
         if inside is not None:
@@ -169,10 +178,11 @@ class TokenEncoder(nn.Module):
         if self.prefix is not None:
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
         allowed = key_padding(tokens.valid, num_prefix)
+        bucket = None if self.relative is None else self.relative(tokens.positions)
         for block in self.blocks[:-1]:
-            x = block(x, allowed)
+            x = block(x, allowed, bucket=bucket)
         last = cast(Block, self.blocks[-1])
-        weights = last.attn.attention_map(x if last.post else last.norm1(x), allowed)
+        weights = last.attn.attention_map(x if last.post else last.norm1(x), allowed, bucket)
         return weights[..., num_prefix:, num_prefix:]
 
 

@@ -135,6 +135,8 @@ class HandOver(nn.Module):
         """Set the weights for this share of training."""
         span = max(self.end - self.start, 1e-9)
         share = min(max((progress - self.start) / span, 0.0), 1.0)
+        if progress >= self.end:  # also at the first step, for both from the start
+            share = 1.0
         if share != self.share:
             self._set(share)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jepa_modalities.eval.fewshot import k_shot
+from jepa_modalities.eval.fewshot import Probe, k_shot
 from jepa_modalities.eval.probes import (
     Fit,
     floats,
@@ -19,6 +19,7 @@ from jepa_modalities.eval.probes import (
     standardise,
     svm_probe,
 )
+from jepa_modalities.eval.ridge import loo_ridge_probe
 from jepa_modalities.eval.statistics import Interval, bootstrap_intervals, t_interval
 
 Features = Mapping[str, NDArray[Any]]
@@ -30,6 +31,8 @@ PROBES: dict[str, Callable[..., Fit]] = {
     "knn": knn_probe,
     "svm": svm_probe,
 }
+# With few labels; None is `k_shot`'s own logistic regression.
+FEW_PROBES: dict[str, Probe | None] = {"linear": None, "ridge": loo_ridge_probe}
 # Arms that carry learning, and what each of them is compared with.
 LEARNED: tuple[str, ...] = ("encoder", "student", "encoder+bar", "student+bar")
 CONTROLS: tuple[str, ...] = ("raw", "untrained", "bar", "nystroem", "trees", "untrained+bar")
@@ -139,6 +142,7 @@ def score_arms(
     draws: int = 20,
     seed: int = 0,
     auc: bool = False,
+    few: Sequence[str] = ("linear",),
 ) -> Scores:
     """Score every arm, pooling and probe, and every learned arm against its controls.
 
@@ -152,10 +156,11 @@ def score_arms(
         test_y: (test rows,), used for the scores only.
         probes: names from `PROBES`.
         primary: the pooling whose keys carry no `@`.
-        shots: labels per class of the few-shot probes `linear_<k>shot`; () for none.
+        shots: labels per class of the few-shot probes `<few>_<k>shot`; () for none.
         draws: label draws, the same for every arm.
         seed: of held-out parts, draws and resamples.
         auc: with two classes, also the area under the ROC curve of probes that give scores.
+        few: probes with few labels, from `FEW_PROBES`.
 
     Raises:
         ValueError: a learned arm without its controls, unknown probes, names given twice, or
@@ -163,7 +168,10 @@ def score_arms(
     """
     y, truth = np.asarray(train_y), np.asarray(test_y)
     check_arms(arms, y, truth, probes, primary)
-    kinds = [*probes, *(f"linear_{count}shot" for count in shots)]
+    if unknown := [name for name in few if name not in FEW_PROBES]:
+        raise ValueError(f"few = {unknown} are not known; choose from {', '.join(FEW_PROBES)}")
+    small = {f"{name}_{count}shot": (name, count) for name in few for count in shots}
+    kinds = [*probes, *small]
     metrics: dict[str, float] = {}
     correct: dict[str, Vector] = {}
     areas: dict[str, float] = {}
@@ -178,9 +186,12 @@ def score_arms(
                 correct[f"{arm.name}/{kind}{at}"] = np.mean(rows, axis=0)
                 if auc:
                     areas |= _auc(f"{arm.name}/{kind}{at}", fits, truth)
-            for count in shots:
-                few = [k_shot(x, y, t, truth, count, draws, seed).accuracies for x, t in pairs]
-                correct[f"{arm.name}/linear_{count}shot{at}"] = np.mean(few, axis=0)
+            for kind, (name, count) in small.items():
+                found = [
+                    k_shot(x, y, t, truth, count, draws, seed, FEW_PROBES[name]).accuracies
+                    for x, t in pairs
+                ]
+                correct[f"{arm.name}/{kind}{at}"] = np.mean(found, axis=0)
     for key, interval in _intervals(correct, seed).items():
         _enter(metrics, key, interval)
         name = key.split("/")[0]

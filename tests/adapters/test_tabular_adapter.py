@@ -262,7 +262,9 @@ def test_reconstruction_labels_and_loss_by_hand() -> None:
 
 def test_bin_target_by_hand() -> None:
     target = BinTarget([torch.tensor([0.0, 1.0, 3.0])], (3, 9), 4)
-    values = torch.tensor([[[2.0, 0.0], [2.0, 0.0], [8.0, 0.0]], [[0.0, 1.0], [0.0, 0.0], [1.0, 0]]])
+    values = torch.tensor(
+        [[[2.0, 0.0], [2.0, 0.0], [8.0, 0.0]], [[0.0, 1.0], [0.0, 0.0], [1.0, 0]]]
+    )
     found = target(values)
     assert found[0, 0].tolist() == [1.0, 0.5, 0.0, 0.0]
     assert found[0, 1].tolist() == [0.0, 0.0, 1.0, 0.0]

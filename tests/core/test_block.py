@@ -134,3 +134,47 @@ def test_tail_equals_the_last_rows_of_the_whole_block() -> None:
     for bias in (None, allowed):
         whole = block(x, bias)
         torch.testing.assert_close(block(x, bias, tail=4), whole[:, -4:], rtol=1e-12, atol=1e-12)
+
+
+def test_relative_positions_by_plain_loops() -> None:
+    """Each query meets the vector of its bucket, shared by the heads, unscaled (iRPE)."""
+    torch.manual_seed(0)
+    attention, x = Attention(8, 2, buckets=5), torch.randn(1, 4, 8)
+    assert attention.relative is not None and not attention.relative.any()  # starts at zero
+    with torch.no_grad():
+        attention.relative.normal_()
+    bucket = torch.randint(0, 5, (1, 4, 4))
+    q, k, v = attention.qkv(x)[0].split(8, dim=1)
+    heads = []
+    for part in (slice(0, 4), slice(4, 8)):
+        logits = torch.zeros(4, 4)
+        for i in range(4):
+            for j in range(4):
+                vector = attention.relative[bucket[0, i, j]]
+                logits[i, j] = (q[i, part] @ k[j, part]) / math.sqrt(4) + q[i, part] @ vector
+        heads.append(logits.softmax(-1) @ v[:, part])
+    expected = attention.proj(torch.cat(heads, dim=1))
+    torch.testing.assert_close(attention(x, bucket=bucket)[0], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        attention(x, tail=2, bucket=bucket)[0], expected[2:], rtol=1e-5, atol=1e-6
+    )
+    rows = attention.attention_map(x, bucket=bucket).sum(-1)
+    torch.testing.assert_close(rows, torch.ones_like(rows))
+    with pytest.raises(ValueError, match="bucket"):
+        attention(x)
+
+
+def test_relative_positions_and_padding() -> None:
+    torch.manual_seed(1)
+    attention, x = Attention(8, 2, buckets=5), torch.randn(2, 4, 8)
+    with torch.no_grad():
+        attention.relative.normal_()  # type: ignore[union-attr]
+    bucket = torch.randint(0, 5, (1, 4, 4))
+    allowed = torch.tensor([True, True, True, False]).expand(2, 1, 1, 4)
+    short = attention(x[:, :3], bucket=bucket[:, :3, :3])
+    padded = attention(x, allowed, bucket=bucket)[:, :3]
+    torch.testing.assert_close(padded, short, rtol=1e-5, atol=1e-6)
+    zero = torch.zeros(2, 1, 4, 4).masked_fill(~allowed, -math.inf)  # the same as an added bias
+    torch.testing.assert_close(attention(x, zero, bucket=bucket)[:, :3], padded)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention(x, allowed, bucket=bucket).isfinite().all()

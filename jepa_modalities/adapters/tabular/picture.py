@@ -95,7 +95,9 @@ def mask_picture(masks: Masks, names: Sequence[str]) -> Picture:
             (("seen", "series-1"), ("predicted", "series-2"), ("neither", "line"))
         ):
             at = 0.08 + 0.3 * place
-            figure.text(at, 1 - 20 / (height + _foot(names)), "\N{BLACK SQUARE}", color=colour(paint))
+            figure.text(
+                at, 1 - 20 / (height + _foot(names)), "\N{BLACK SQUARE}", color=colour(paint)
+            )
             figure.text(at + 0.04, 1 - 20 / (height + _foot(names)), label, color=colour("ink"))
     caption = (
         "Which columns of a row the encoder sees and which it predicts: another draw for every row."

@@ -16,6 +16,8 @@ _PLACES = {
     "mimic_iv_ecg": ("ecg_mimic", "prepare_mimic_iv_ecg"),
     "wfdb": ("ecg_wfdb", "prepare_wfdb"),
     "arrays": ("ecg_array", "prepare_arrays"),
+    "mstar": ("sar", "prepare_mstar"),
+    "sar": ("sar", "prepare_chips"),
 }
 
 
