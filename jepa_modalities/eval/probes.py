@@ -354,6 +354,20 @@ def solve_ridge(
     return _ridge(whole, t, [grid[best]])[0], grid[best], tried[best]
 
 
+def ridge_outputs(x: Tensor, y: Tensor, t: Tensor, grid: Sequence[float]) -> list[Tensor]:
+    """Ridge regression's outputs on t for each penalty per row, (test rows, outputs), float64.
+
+    Args:
+        x: (rows, width).
+        y: (rows, outputs), float64.
+        t: (test rows, width).
+        grid: penalties per row.
+    """
+    if len(x) < x.shape[1]:
+        return _dual_ridge(x, y, t, grid)
+    return _ridge(_moments(x, y), t, grid)
+
+
 def _moments(x: Tensor, y: Tensor) -> list[Tensor]:
     """Rows, sum of x, sum of y, x'x and x'y, float64."""
     x = x.double()
