@@ -93,7 +93,9 @@ def test_a_block_does_not_depend_on_the_targets_of_others() -> None:
 class Answer(nn.Module):
     """A block that hands its input on."""
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, tail: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, bias: Tensor | None = None, tail: int | None = None, **_: object
+    ) -> Tensor:
         return x if tail is None else x[:, -tail:]
 
 

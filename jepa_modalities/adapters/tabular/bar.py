@@ -15,7 +15,7 @@ from sklearn.kernel_approximation import Nystroem
 
 from jepa_modalities.adapters.tabular.bin import bin_edges, piecewise_linear
 from jepa_modalities.adapters.tabular.preprocess import TableArrays
-from jepa_modalities.eval.probes import floats, solve_ridge, standardise
+from jepa_modalities.eval.probes import floats, ridge_outputs, standardise
 
 Array = NDArray[np.float32]
 Map = Callable[[TableArrays], Array]
@@ -103,7 +103,7 @@ def held_out_error(train: Array, train_y: Array, val: Array, val_y: Array) -> fl
     x, t = floats(train), floats(val)
     mean, std = standardise(x)
     x, t = (part.sub_(mean).div_(std).float() for part in (x, t))
-    guesses = solve_ridge(x, torch.from_numpy(train_y).double(), t, (1e-3, 1e-2, 1e-1))
+    guesses = ridge_outputs(x, torch.from_numpy(train_y).double(), t, (1e-3, 1e-2, 1e-1))
     truth = torch.from_numpy(val_y).double()
     if train_y.shape[1] == 1:
         return min(float((guess - truth).square().mean()) for guess in guesses)
