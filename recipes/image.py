@@ -87,25 +87,26 @@ def image_digits() -> ImageConfig:
     )
 
 
-def _cpu(**changes: object) -> ImageConfig:
+def _cpu(steps: int, batch_size: int, **changes: object) -> ImageConfig:
     """The small CIFAR-10 model of the CPU recipes: width 128, depth 4, patch 4."""
     base = ImageConfig(
         data=_cifar10(whole=False),
         encoder=EncoderConfig(dim=128, depth=4, heads=4),
         predictor=PredictorConfig(width=64, depth=2, heads=4),
         train=TrainConfig(
-            steps=6000,
-            batch_size=64,
+            steps=steps,
+            batch_size=batch_size,
             lr=3e-3,
             lr_start=1e-4,
             warmup_steps=30,
             weight_decay=(0.02, 0.02),
             ema=(0.99, 0.999),
             clip=3.0,
+            precision="fast",
         ),
         evaluate=EvaluateConfig(
-            pooling="all_mean_std_max",
-            poolings=("all_mean_std_max", "mean", "mean_std_max", "all_quadrants"),
+            pooling="all_hidden_mean",
+            poolings=("all_hidden_mean", "mean", "mean_std_max"),
         ),
     )
     return replace(base, **changes)  # type: ignore[arg-type]
@@ -113,6 +114,8 @@ def _cpu(**changes: object) -> ImageConfig:
 
 _CROP = AugmentConfig(crop=(0.3, 1.0))
 _VIEWS = AugmentConfig(crop=(0.3, 1.0), flip=True, colour=0.8, grey=0.2)
+# With a fixed target one block learned faster than two (57.7 against 54.8 on held-out images).
+_NARROW = PredictorConfig(width=64, depth=1, heads=4)
 _VIEW_VICREG = RegulariserConfig(
     kind="vicreg", source="views", widths=(256, 256), coefficients=(1.0, 1.0, 0.2), weight=1.0
 )
@@ -121,20 +124,23 @@ _VIEW_VICREG = RegulariserConfig(
 @recipes.register("image_ijepa_cifar10_tiny_cpu")
 def image_ijepa_cifar10_tiny_cpu() -> ImageConfig:
     """I-JEPA (2301.08243) on CIFAR-10 20k/5k: EMA latents, multi-block masks."""
-    return _cpu(augment=_CROP)
+    return _cpu(10_000, 32, augment=_CROP)
 
 
 @recipes.register("image_cjepa_cifar10_tiny_cpu")
 def image_cjepa_cifar10_tiny_cpu() -> ImageConfig:
     """C-JEPA (2410.19560) on CIFAR-10 20k/5k: I-JEPA + 0.001 VICReg over the predicted blocks."""
-    return _cpu(augment=_CROP, regulariser=RegulariserConfig(kind="vicreg"))
+    return _cpu(10_000, 32, augment=_CROP, regulariser=RegulariserConfig(kind="vicreg"))
 
 
 @recipes.register("image_dictionary_cifar10_tiny_cpu")
 def image_dictionary_cifar10_tiny_cpu() -> ImageConfig:
     """Masked prediction of a fixed patch dictionary on CIFAR-10 20k/5k."""
     return _cpu(
+        20_000,
+        32,
         augment=AugmentConfig(flip=True),
+        predictor=_NARROW,
         mask=MaskConfig(kind="random", keep=(0.4, 0.4)),
         target=TargetConfig(kind="dictionary"),
         loss=LossConfig(prediction="mse"),
@@ -145,6 +151,8 @@ def image_dictionary_cifar10_tiny_cpu() -> ImageConfig:
 def image_vicreg_cifar10_tiny_cpu() -> ImageConfig:
     """Two-view VICReg (2105.04906) on CIFAR-10 20k/5k: no masked prediction."""
     return _cpu(
+        6_000,
+        64,
         encoder=EncoderConfig(dim=128, depth=4, heads=4, stem="conv"),
         mask=MaskConfig(kind="none"),
         views=2,
@@ -158,7 +166,10 @@ def image_vicreg_cifar10_tiny_cpu() -> ImageConfig:
 def image_jepa_vicreg_cifar10_tiny_cpu() -> ImageConfig:
     """Masked prediction of a fixed patch dictionary + two-view VICReg on CIFAR-10 20k/5k."""
     return _cpu(
+        4_000,
+        64,
         augment=AugmentConfig(flip=True),
+        predictor=_NARROW,
         mask=MaskConfig(kind="random", keep=(0.4, 0.4)),
         target=TargetConfig(kind="dictionary"),
         loss=LossConfig(prediction="mse"),
