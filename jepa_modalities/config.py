@@ -57,6 +57,8 @@ class PredictorConfig:
     """hidden width of the MLPs over width"""
     position: Literal["sincos", "learned"] = "sincos"
     """position code of context and targets"""
+    position_scale: float = 1.0
+    """factor on the start of the learned code (standard deviation 0.02)"""
     sees_prefix: bool = True
     """the encoder's register tokens are part of the context"""
 
@@ -161,8 +163,6 @@ class TrainConfig:
     """first and last; cosine between"""
     ema: tuple[float, float] = (0.996, 1.0)
     """momentum of the teacher, first and last; linear between"""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's averaging of gradients and of their squares"""
     clip: float | None = None
     """largest gradient norm"""
     precision: Literal["auto", "fast", "fp32", "bf16"] = "auto"

@@ -121,10 +121,7 @@ def score_regression(
             pairs = [(train[pooling], test[pooling]) for train, test in arm.seeds()]
             metrics[f"{arm.name}/width{at}"] = float(pairs[0][0].shape[1])
             errors = np.stack(
-                [
-                    (ridge_regression(x, y, t, seed=seed).predictions - truth) ** 2
-                    for x, t in pairs
-                ]
+                [(ridge_regression(x, y, t, seed=seed).predictions - truth) ** 2 for x, t in pairs]
             )
             key = f"{arm.name}/ridge{at}"
             squares[key] = errors.mean(axis=0)
@@ -143,9 +140,7 @@ def _entry(key: str, values: Vector, seeds: int | None = None) -> dict[str, floa
     return found if seeds is None else {**found, f"{key}_seeds": float(seeds)}
 
 
-def _pairs(
-    arms: Sequence[Arm], primary: str, resampled: Mapping[str, Vector]
-) -> dict[str, float]:
+def _pairs(arms: Sequence[Arm], primary: str, resampled: Mapping[str, Vector]) -> dict[str, float]:
     """Learned arm minus control on the same resamples: below 0 is better."""
     named = {arm.name: arm for arm in arms}
     found: dict[str, float] = {}

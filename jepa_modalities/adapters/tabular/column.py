@@ -42,15 +42,17 @@ def as_frame(raw: Any) -> tuple[DataFrame, bool]:
         array = np.asarray(raw)
         if array.ndim != 2:
             raise ValueError(
-                f"found an array of shape {array.shape}, expected 2-D (rows, columns). Reshape your "
-                f"data, one row per sample"
+                f"found an array of shape {array.shape}, expected 2-D (rows, columns). Reshape your data, "
+                f"one row per sample"
             )
         if array.dtype.kind == "c":
             raise ValueError("Complex data not supported: split real and imaginary parts")
         frame = pd.DataFrame(array)
         if array.dtype == object:
             frame = frame.infer_objects()
-    names = [str(name) for name in frame.columns] if named else [f"x{i}" for i in range(len(frame.T))]
+    names = (
+        [str(name) for name in frame.columns] if named else [f"x{i}" for i in range(len(frame.T))]
+    )
     if not names:
         raise ValueError(
             f"found a table of shape {frame.shape}: 0 feature(s) while a minimum of 1 is required"
@@ -62,7 +64,7 @@ def as_frame(raw: Any) -> tuple[DataFrame, bool]:
 
 
 def kind_of(column: Series[Any]) -> str:
-    """"numeric", "date" or "category"; booleans and text are categories, durations are numeric."""
+    """ "numeric", "date" or "category"; booleans and text are categories, durations are numeric."""
     import pandas as pd
 
     kinds = pd.api.types

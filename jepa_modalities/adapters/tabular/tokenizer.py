@@ -35,6 +35,8 @@ class TableTokenizer(nn.Module):
         preprocess: fitted; None for one that is filled from a state dict.
     """
 
+    about: Tensor
+
     def __init__(self, preprocess: TablePreprocess | None = None) -> None:
         super().__init__()
         self._preprocess = preprocess
@@ -79,7 +81,9 @@ class TableTokenizer(nn.Module):
         """Buffers take the size of what is loaded."""
         for name, buffer in list(self.named_buffers(recurse=False)):
             if prefix + name in state:
-                self.register_buffer(name, torch.empty_like(state[prefix + name], device=buffer.device))
+                self.register_buffer(
+                    name, torch.empty_like(state[prefix + name], device=buffer.device)
+                )
         self._preprocess = None
         super()._load_from_state_dict(state, prefix, *rest)
 
