@@ -61,6 +61,8 @@ class PredictorConfig:
     """hidden width of the MLPs over width"""
     position: Literal["sincos", "learned"] = "sincos"
     """position code of context and targets"""
+    position_scale: float = 1.0
+    """factor on the start of the learned code (standard deviation 0.02)"""
     sees_prefix: bool = True
     """the encoder's register tokens are part of the context"""
 

@@ -46,7 +46,13 @@ def _table(data: TableData, steps: int = 10_000) -> TabularConfig:
             activation="relu",
         ),
         predictor=PredictorConfig(
-            width=32, depth=1, heads=2, mlp_ratio=2.0, position="learned", sees_prefix=False
+            width=32,
+            depth=1,
+            heads=2,
+            mlp_ratio=2.0,
+            position="learned",
+            position_scale=50.0,
+            sees_prefix=False,
         ),
         mask=MaskConfig(
             kind="feature", num_targets=1, context_scale=(0.2, 0.9), target_scale=(0.2, 0.5)

@@ -199,7 +199,8 @@ def build_predictor(config: RunConfig, geometry: Geometry, target_dim: int) -> P
     choice, encoder = config.predictor, config.encoder
     position = None
     if choice.position == "learned":
-        position = LearnedPosition(geometry.num_tokens, choice.width)
+        std = 0.02 * choice.position_scale
+        position = LearnedPosition(geometry.num_tokens, choice.width, std)
     return Predictor(
         encoder.dim,
         choice.width,

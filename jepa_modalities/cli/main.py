@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+PART = 4096  # rows of a table that `jm embed` holds at a time
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {}
 
 
@@ -133,15 +134,21 @@ def _embed(args: list[str]) -> int:
     parser.add_argument("--device", default="cpu")
     own = parser.parse_args(args)
     from jepa_modalities import api
-    from jepa_modalities.cli.table import write_features
+    from jepa_modalities.cli.table import stream_features, write_features
+    from jepa_modalities.data.table_part import frame_parts, is_table
 
     out = Path(own.out)
     if out.suffix not in (".npy", ".parquet"):
         raise ValueError(f"--out {out}: give a name that ends in .npy or .parquet")
     encoder = api.load(own.run, own.device)
-    features = encoder.embed(own.input, own.pooling)
-    write_features(out, features)
-    print(f"{len(features)} samples x {features.shape[1]} features: {out}")
+    if is_table(own.input) and out.suffix == ".parquet":  # of any length: part by part
+        parts = (encoder.embed(part, own.pooling) for part in frame_parts(own.input, PART))
+        rows, width = stream_features(out, parts)
+    else:
+        features = encoder.embed(own.input, own.pooling)
+        write_features(out, features)
+        rows, width = features.shape
+    print(f"{rows} samples x {width} features: {out}")
     return 0
 
 

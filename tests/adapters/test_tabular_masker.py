@@ -94,5 +94,5 @@ def test_impossible_settings_are_named() -> None:
         FeatureMasker(8, (0.9, 0.2))
     with pytest.raises(ValueError, match=r"mask.target_scale = \(0.2, 1.5\)"):
         FeatureMasker(8, target=(0.2, 1.5))
-    with pytest.raises(ValueError, match="mask.num_targets = 0"):
+    with pytest.raises(ValueError, match=r"mask.num_targets = 0"):
         FeatureMasker(8, num_targets=0)

@@ -178,3 +178,41 @@ def test_relative_positions_and_padding() -> None:
     torch.testing.assert_close(attention(x, zero, bucket=bucket)[:, :3], padded)
     with torch.autocast("cpu", torch.bfloat16):
         assert attention(x, allowed, bucket=bucket).isfinite().all()
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_equals_the_library_layer(norm: str, activation: str) -> None:
+    torch.manual_seed(0)
+    block = Block(16, 4, 2.0, norm, activation)
+    layer = nn.TransformerEncoderLayer(
+        16, 4, 32, 0.0, activation, 1e-6, batch_first=True, norm_first=norm == "pre"
+    )
+    names = {
+        "self_attn.in_proj_weight": block.attn.qkv.weight,
+        "self_attn.in_proj_bias": block.attn.qkv.bias,
+        "self_attn.out_proj.weight": block.attn.proj.weight,
+        "self_attn.out_proj.bias": block.attn.proj.bias,
+        **{f"linear{n}.{p}": getattr(getattr(block.mlp, f"fc{n}"), p)
+           for n in (1, 2) for p in ("weight", "bias")},
+        **{f"norm{n}.{p}": torch.nn.init.normal_(getattr(getattr(block, f"norm{n}"), p))
+           for n in (1, 2) for p in ("weight", "bias")},
+    }  # fmt: skip
+    layer.load_state_dict(names)
+    x = torch.randn(3, 7, 16)
+    torch.testing.assert_close(block(x), layer(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(block(x, tail=2), layer(x)[:, -2:], rtol=1e-5, atol=1e-5)
+
+
+def test_library_start_and_unknown_names() -> None:
+    torch.manual_seed(0)
+    block = Block(64, 2)
+    initialise(block, "uniform", rescale=False)
+    for linear in (block.attn.qkv, block.mlp.fc2):
+        bound = linear.in_features**-0.5
+        assert float(linear.weight.detach().abs().max()) == pytest.approx(bound, rel=0.02)
+        assert linear.bias.detach().abs().max() > 0
+    with pytest.raises(ValueError, match=r"encoder\.norm = 'both'"):
+        Block(8, 2, norm="both")
+    with pytest.raises(ValueError, match=r"encoder\.activation = 'tanh'"):
+        Block(8, 2, activation="tanh")

@@ -337,3 +337,39 @@ def test_relative_positions_of_a_part_and_of_the_whole_agree(num_prefix: int) ->
     torch.testing.assert_close(model(sample, masks).tokens[:, 0], shuffled)
     rows = model.attention_map(sample).sum(-1)
     assert (rows <= 1 + 1e-5).all() and (num_prefix or torch.allclose(rows, torch.ones(())))
+
+
+class OwnWeights(nn.Module):
+    """A vector of weights per token, as for columns of a table."""
+
+    own_weights = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(GRID[0] * GRID[1], DIM, generator=seeded(5)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.sum(-1, keepdim=True) * self.weight
+
+
+def test_weights_of_each_token_go_with_it() -> None:
+    model, sample = encoder(OwnWeights()), tokens()
+    masks = RandomMasker(GRID[0] * GRID[1])(3, seeded())
+    found = model(sample, masks).tokens
+    embedded = model.embed(sample.values) + model.position(sample.positions)
+    for row in range(3):
+        x = embedded[row, masks.context[row, 0]][None]
+        for block in model.blocks:
+            x = block(x)
+        torch.testing.assert_close(found[row, 0], model.norm(x)[0], rtol=1e-4, atol=1e-5)
+    assert torch.equal(found, model(hidden_changed(sample, masks), masks).tokens)
+
+
+def test_post_norm_attention_map_is_that_of_the_block() -> None:
+    torch.manual_seed(0)
+    model = TokenEncoder(
+        nn.Linear(FEATURES, DIM), SinCosPosition(DIM), DIM, 1, 2, init="xavier", norm="post"
+    )
+    sample = tokens()
+    x = model.embed(sample.values) + model.position(sample.positions)
+    torch.testing.assert_close(model.attention_map(sample), model.blocks[0].attn.attention_map(x))

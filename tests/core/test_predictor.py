@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from jepa_modalities.config import SIZES
 from jepa_modalities.core.batch import Latents
 from jepa_modalities.core.masking import BlockMasker, Masks, gather
-from jepa_modalities.core.positions import grid_positions
+from jepa_modalities.core.positions import LearnedPosition, grid_positions
 from jepa_modalities.core.predictor import Predictor
 
 GRID, DIM, WIDTH, OUT = (5, 6), 12, 16, 7
@@ -224,3 +224,24 @@ def test_relative_positions_of_context_and_queries() -> None:
     torch.testing.assert_close(model(given, masks), model(given, moved))
     apart = Masks(context, targets + 8)
     assert not torch.allclose(model(given, masks), model(given, apart))
+
+
+def test_register_tokens_may_be_left_out() -> None:
+    masks = masks_of()
+    with_prefix, without = latents(masks, num_prefix=2), latents(masks)
+    torch.manual_seed(0)
+    model = Predictor(DIM, WIDTH, 2, 2, OUT, init="xavier", sees_prefix=False)
+    assert torch.equal(model(with_prefix, masks), model(without, masks))
+    assert not torch.allclose(predictor()(with_prefix, masks), predictor()(without, masks))
+
+
+def test_learned_positions() -> None:
+    torch.manual_seed(0)
+    table = LearnedPosition(30, WIDTH, std=1.0)
+    assert float(table.table.detach().std()) == pytest.approx(1.0, abs=0.1)
+    model = Predictor(DIM, WIDTH, 2, 2, OUT, init="xavier", position=table)
+    masks = masks_of()
+    model(latents(masks), masks).sum().backward()
+    used = torch.cat([masks.context.flatten(), masks.targets.flatten()]).unique()
+    assert table.table.grad is not None
+    assert set(table.table.grad.any(-1).nonzero().flatten().tolist()) == set(used.tolist())

@@ -79,7 +79,7 @@ def test_dates_are_parsed(tmp_path: Path) -> None:
     path = str(tmp_path / "t.csv")
     frame().assign(day="2024-02-29").to_csv(path, index=False)
     assert open_table(path, dates=["day"]).frame["day"].dt.day.tolist() == [29] * 40
-    with pytest.raises(ValueError, match="data.dates: column 'b' holds no dates"):
+    with pytest.raises(ValueError, match=r"data.dates: column 'b' holds no dates"):
         open_table(path, dates=["b"])
 
 
@@ -92,9 +92,9 @@ def test_names_and_values_that_cannot_be(tmp_path: Path) -> None:
         open_table(path, split="part")
     with pytest.raises(ValueError, match="column 'none' is empty"):
         open_table(path, "none")
-    with pytest.raises(ValueError, match="set data.task to classification"):
+    with pytest.raises(ValueError, match=r"set data.task to classification"):
         open_table(path, "b", task="regression")
-    with pytest.raises(ValueError, match="data.path is not given"):
+    with pytest.raises(ValueError, match=r"data.path is not given"):
         open_table("")
 
 
@@ -142,7 +142,7 @@ def test_stored_layout(tmp_path: Path) -> None:
     assert list(table.frame.columns) == ["a", "b", "y"] and (table.split == "train").all()
     assert stored(tmp_path / "other.csv") == {}
     (tmp_path / "datasets.json").write_text("{")
-    with pytest.raises(ValueError, match="datasets.json is no JSON"):
+    with pytest.raises(ValueError, match=r"datasets.json is no JSON"):
         stored(path)
 
 

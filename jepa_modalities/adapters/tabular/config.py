@@ -15,7 +15,7 @@ class TableData:
     path: str = ""
     """.csv, .csv.gz or .parquet; 'breast_cancer' for scikit-learn's bundled table"""
     target: str = ""
-    """column that probes predict, never seen in pretraining; empty: none, or a stored table's own"""
+    """column that probes predict, no part of pretraining; empty: none, or a stored table's own"""
     split: str = ""
     """column with 'train', 'val' and 'test'; empty: a stored table's own, or drawn 64 / 16 / 20"""
     task: Literal["auto", "classification", "regression"] = "auto"
@@ -39,7 +39,7 @@ class TokenConfig:
     """How a column becomes a token."""
 
     numeric: Literal["linear", "ple", "periodic"] = "linear"
-    """embedding of numbers: linear, piecewise-linear or periodic (the last two: rtdl_num_embeddings)"""
+    """embedding of numbers; piecewise-linear and periodic ones need rtdl_num_embeddings"""
     bins: int = 16
     """of piecewise-linear embeddings, targets and reconstruction"""
     frequencies: int = 24

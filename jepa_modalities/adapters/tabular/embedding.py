@@ -126,6 +126,7 @@ def _number(
         )
     else:
         raise ValueError(
-            f"tokens.numeric = {choice.numeric!r} is not known; choose 'linear', 'ple' or 'periodic'"
+            f"tokens.numeric = {choice.numeric!r} is not known; choose 'linear', 'ple' or "
+            f"'periodic'"
         )
     return module

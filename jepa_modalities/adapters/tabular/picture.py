@@ -220,7 +220,10 @@ def _name(axis: Any, names: Sequence[str]) -> None:
     axis.set_xticks(np.arange(len(names)) + 0.5, short, rotation=90, fontsize=9)
 
 
-def _box(figure: Figure, left: float, top: float, bottom: float) -> tuple[float, ...]:
+Box = tuple[float, float, float, float]
+
+
+def _box(figure: Figure, left: float, top: float, bottom: float) -> Box:
     """Axis box from margins in CSS pixels."""
     width, height = (72 * size for size in figure.get_size_inches())
     return (left / width, bottom / height, 1 - (left + 8) / width, 1 - (top + bottom) / height)

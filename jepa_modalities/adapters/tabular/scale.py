@@ -81,6 +81,8 @@ def apply_scale(scale: Scale, values: Array) -> NDArray[np.float32]:
             scaled = scaled / np.sqrt(1 + (scaled / 3) ** 2)
         return scaled.astype(np.float32)
     out = np.empty(values.shape, dtype=np.float32)
+    if not out.size:
+        return out
     points = scale.quantiles.shape[1]
     levels = np.linspace(0, 1, points)
     # The ends of the training range get the middle of their bin instead of +-infinity.

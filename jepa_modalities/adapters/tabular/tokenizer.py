@@ -35,6 +35,8 @@ class TableTokenizer(nn.Module):
         preprocess: fitted; None for one that is filled from a state dict.
     """
 
+    about: Tensor
+
     def __init__(self, preprocess: TablePreprocess | None = None) -> None:
         super().__init__()
         self._preprocess = preprocess
