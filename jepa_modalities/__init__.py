@@ -17,11 +17,22 @@ _HOME = {
     "recipes": "jepa_modalities.api",
     "Run": "jepa_modalities.api",
     "PretrainedEncoder": "jepa_modalities.api",
+    "ECGJEPA": "jepa_modalities.estimator.ecg",
 }
-__all__ = ["PretrainedEncoder", "Run", "__version__", "evaluate", "load", "pretrain", "recipes"]
+__all__ = [
+    "ECGJEPA",
+    "PretrainedEncoder",
+    "Run",
+    "__version__",
+    "evaluate",
+    "load",
+    "pretrain",
+    "recipes",
+]
 
 if TYPE_CHECKING:
     from jepa_modalities.api import PretrainedEncoder, Run, evaluate, load, pretrain, recipes
+    from jepa_modalities.estimator.ecg import ECGJEPA
 
 
 def __getattr__(name: str) -> Any:

@@ -53,8 +53,8 @@ class PredictorConfig:
     """number of blocks"""
     heads: int | None = None
     """attention heads; the encoder's number if not given"""
-    prefix: bool = True
-    """the predictor sees the encoder's register tokens too"""
+    sees_prefix: bool = True
+    """the encoder's register tokens are part of the context"""
 
 
 @dataclass(frozen=True)

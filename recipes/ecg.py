@@ -162,7 +162,7 @@ def _paper(size: str) -> ECGConfig:
             rescale_by="depth",
             bias=False,
         ),
-        predictor=PredictorConfig(width=narrow, depth=depth, heads=heads, prefix=False),
+        predictor=PredictorConfig(width=narrow, depth=depth, heads=heads, sees_prefix=False),
         mask=ECGMask(kind="interval", keep=(0.15, 0.25), min_block=0.5),
         target=TargetConfig(kind="ema", layer_norm=False),
         loss=LossConfig(prediction="l1"),

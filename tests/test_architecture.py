@@ -26,7 +26,18 @@ ARROWS: dict[str, set[str]] = {
     "export": {"core", "eval", "adapters", "config", "export"},
     "train": {"core", "eval", "adapters", "export", "config", "train"},
     "testing": {"core", "adapters", "config"},
-    "jepa_modalities": {"api"},
+    "estimator": {
+        "core",
+        "data",
+        "eval",
+        "adapters",
+        "export",
+        "train",
+        "config",
+        "api",
+        "estimator",
+    },
+    "jepa_modalities": {"api", "estimator"},
 }
 FREE = {"api", "cli"}  # may import everything, recipes too
 HEAVY = {"torchvision", "timm", "pandas", "wfdb"}  # only on use, inside functions

@@ -48,9 +48,8 @@ class Geometry:
 class Modality(Protocol):
     """What loading and using an encoder needs to know: no data, no training.
 
-    A modality may also define, each returning None for the kinds that are common to all:
-    `encoder(config, geometry, embed) -> nn.Module | None` and
-    `masker(config, geometry) -> Masker | None`.
+    A modality may also define `encoder(config, geometry, embed) -> nn.Module`, its own encoder,
+    and `masker(config, geometry) -> Masker` for mask kinds that only it has.
     """
 
     Config: type[Any]
@@ -107,12 +106,12 @@ class Adapter(Protocol):
         """Pictures for the report."""
 
 
-def _own(config: RunConfig, piece: str, *arguments: Any) -> Any:
-    """A piece that the run's modality makes itself, or None."""
+def own_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> nn.Module | None:
+    """The encoder that the run's modality makes itself, or None."""
     if config.modality not in modalities:  # an adapter on its own, without a modality
         return None
-    make = getattr(modalities[config.modality], piece, None)
-    return None if make is None else make(config, *arguments)
+    make = getattr(modalities[config.modality], "encoder", None)
+    return None if make is None else make(config, geometry, embed)
 
 
 def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> nn.Module:
@@ -125,7 +124,7 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> nn
     for name in ("dim", "depth", "heads"):
         if getattr(choice, name) < 1:
             raise ValueError(f"encoder.{name} = {getattr(choice, name)}: give at least 1")
-    own: nn.Module | None = _own(config, "encoder", geometry, embed)
+    own = own_encoder(config, geometry, embed)
     if own is not None:
         return own
     position: nn.Module
@@ -157,11 +156,10 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
     mask = config.mask
     if mask.kind == "none":
         return None
-    own: Masker | None = _own(config, "masker", geometry)
-    if own is not None:
-        return own
     if mask.kind == "random":
         return RandomMasker(geometry.num_tokens, mask.keep)
+    if mask.kind != "block":
+        return modalities[config.modality].masker(config, geometry)  # one that only it has
     if len(geometry.grid) > 2:
         raise ValueError(
             f"mask.kind = 'block' knows images and sequences, not a grid of {geometry.grid}; use "
@@ -232,7 +230,7 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
                 rescale=config.encoder.rescale,
                 rescale_by=config.encoder.rescale_by,
                 bias=config.encoder.bias,
-                prefix=config.predictor.prefix,
+                sees_prefix=config.predictor.sees_prefix,
             )
             terms.append(Prediction(config.loss.prediction, config.loss.weight))
         choice = config.regulariser

@@ -28,7 +28,7 @@ class Predictor(nn.Module):
         rescale: see `core.block.initialise`.
         rescale_by: see `core.block.initialise`.
         bias: biases in linear layers and norms.
-        prefix: see the encoder's register tokens too.
+        sees_prefix: the encoder's register tokens are part of the context.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Predictor(nn.Module):
         rescale: bool = True,
         rescale_by: str = "layer",
         bias: bool = True,
-        prefix: bool = True,
+        sees_prefix: bool = True,
     ) -> None:
         super().__init__()
-        self.prefix = prefix
+        self.sees_prefix = sees_prefix
         self.embed = nn.Linear(dim, width)
         self.position = SinCosPosition(width)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
@@ -81,7 +81,7 @@ class Predictor(nn.Module):
             )
         position = self.position(latents.positions)
         context = self.embed(latents.tokens) + position[masks.context]
-        if self.prefix and latents.prefix is not None:
+        if latents.prefix is not None and self.sees_prefix:
             context = torch.cat([self.embed(latents.prefix), context], dim=2)
         context = context.expand(-1, blocks, -1, -1)
         query = self.mask_token + position[masks.targets]
