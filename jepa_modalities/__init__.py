@@ -20,8 +20,10 @@ _HOME = {
     "TabularJEPA": "jepa_modalities.estimator.transformer",
     "TabularJEPAClassifier": "jepa_modalities.estimator.supervised",
     "TabularJEPARegressor": "jepa_modalities.estimator.supervised",
+    "ECGJEPA": "jepa_modalities.estimator.ecg",
 }
 __all__ = [
+    "ECGJEPA",
     "PretrainedEncoder",
     "Run",
     "TabularJEPA",
@@ -36,6 +38,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from jepa_modalities.api import PretrainedEncoder, Run, evaluate, load, pretrain, recipes
+    from jepa_modalities.estimator.ecg import ECGJEPA
     from jepa_modalities.estimator.supervised import TabularJEPAClassifier, TabularJEPARegressor
     from jepa_modalities.estimator.transformer import TabularJEPA
 

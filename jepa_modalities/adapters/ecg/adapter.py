@@ -23,6 +23,7 @@ from jepa_modalities.core.batch import Batch, Tokens
 from jepa_modalities.core.draw import Draw
 from jepa_modalities.core.masking import Masker, Masks
 from jepa_modalities.core.registry import adapters
+from jepa_modalities.data.ecg.records import ECGRecords
 
 AHEAD = 3  # batches that are read while the device works on another one
 MONITORED = 1000  # recordings of the collapse monitor
@@ -35,12 +36,15 @@ class ECGAdapter:
     Args:
         config: of the run.
         folder: run folder, where fitted kernels are kept for resuming; None for nowhere.
+        records: recordings in memory instead of those that `data.path` names.
 
     Raises:
         ValueError: data or choices that cannot work, before anything is trained.
     """
 
-    def __init__(self, config: ECGConfig, folder: Path | None = None) -> None:
+    def __init__(
+        self, config: ECGConfig, folder: Path | None = None, records: ECGRecords | None = None
+    ) -> None:
         self.config, self.folder = config, folder
         if config.views not in (0, 2):
             raise ValueError(f"views = {config.views}: two-view terms need 2, others 0")
@@ -56,7 +60,7 @@ class ECGAdapter:
             from jepa_modalities.adapters.ecg.evaluator import check
 
             check(config)
-        self.source = ECGSource(config)
+        self.source = ECGSource(config, records)
         self.tokenizer = ECGTokenizer(self.source.preprocess, self.patch, by_lead(config))
         self._target: tuple[nn.Module, int] | None = None
         # Truth, class names and scores of the last evaluation, for its ROC curves.

@@ -125,7 +125,9 @@ class KernelBank(nn.Module):
             flat = part.transpose(0, 1).flatten(1)
             flat = flat[:, :: max(flat.shape[1] // 20_000, 1)].sort(1).values
             at = (share[rows] * (flat.shape[1] - 1)).long()
-            self.level[rows] = flat.gather(1, at)
+            above = (at + 1).clamp(max=flat.shape[1] - 1)
+            # Between two responses: rounding does not move any of them over the level.
+            self.level[rows] = (flat.gather(1, at) + flat.gather(1, above)) / 2
 
     def responses(self, signals: Tensor) -> Iterator[Tensor]:
         """Responses at every sample, zero-padded ends, one dilation after the other.

@@ -22,7 +22,7 @@ from jepa_modalities.adapters.ecg.encoder import (
 from jepa_modalities.adapters.ecg.masker import BlockTimeMasker, IntervalMasker
 from jepa_modalities.adapters.ecg.preprocess import ECGPreprocess, conform, crops, num_samples
 from jepa_modalities.adapters.ecg.tokenizer import ECGTokenizer
-from jepa_modalities.core.masking import BlockMasker, Masker
+from jepa_modalities.core.masking import Masker
 from jepa_modalities.core.positions import LearnedPosition, SinCosPosition
 from jepa_modalities.core.registry import modalities
 from jepa_modalities.data.ecg.file import open_records
@@ -154,8 +154,8 @@ class ECGModality:
         )
 
     @staticmethod
-    def masker(config: ECGConfig, shape: Geometry) -> Masker | None:
-        """The maskers in seconds; None for the kinds of all modalities.
+    def masker(config: ECGConfig, shape: Geometry) -> Masker:
+        """The maskers in seconds.
 
         Raises:
             ValueError: settings that no sample can satisfy.
@@ -168,18 +168,7 @@ class ECGModality:
         if mask.kind == "blocks":
             block = max(round(mask.min_block / config.data.patch), 1)
             return BlockTimeMasker(time, block, mask.keep, channels, mask.target_share)
-        if mask.kind == "block" and channels > 1:
-            raise ValueError("mask.kind = 'block' needs data.tokens = 'joint'; use 'interval'")
-        if mask.kind == "block":
-            return BlockMasker(
-                (1, time),
-                mask.num_targets,
-                mask.target_scale,
-                context_scale=mask.context_scale,
-                min_keep=mask.min_keep,
-                lengths=mask.lengths,
-            )
-        return None
+        raise ValueError(f"mask.kind = {mask.kind!r} is not known for ECG")
 
     @staticmethod
     def read(config: ECGConfig, raw: Any) -> Tensor:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WIDTH = 420.0  # CSS pixels: text stays readable when a phone shows the figure at 350
 LEFT = 34.0  # room for lead names
 SPEED = 25.0  # paper: mm per second
-GAINS = {"mV": 10.0}  # mm per unit; signals without a unit are drawn at 2 mm per deviation
+GAINS = {"mV": 10.0}  # mm per unit; signals without a unit are drawn at 1.5 mm per deviation
 ROW = 11.0  # mm between leads
 MOST_POINTS = 700  # of a line: more than the picture has pixels
 PAPER = ("#f6d5d2", "#e8aaa5")  # lines of 1 and 5 mm
@@ -160,13 +160,13 @@ def mask_picture(
         unit: of the signal; mV is drawn at 10 mm per mV.
     """
     seconds = signal.shape[1] / fs
-    gain = GAINS.get(unit, 2.0)
+    gain = GAINS.get(unit, 1.5)
     top, bottom = ROW, -ROW * len(leads)
     scale = (WIDTH - LEFT - 8) / (seconds * SPEED)  # pixels per mm, the same on both axes
-    height = (top - bottom) * max(scale, 2.4) + 26
+    height = (top - bottom) * max(scale, 2.4) + 42
     with house_style():
         figure = canvas(WIDTH, height)
-        axes = figure.add_axes((LEFT / WIDTH, 22 / height, 1 - (LEFT + 8) / WIDTH, 1 - 26 / height))
+        axes = figure.add_axes((LEFT / WIDTH, 38 / height, 1 - (LEFT + 8) / WIDTH, 1 - 42 / height))
         paper(axes, seconds, bottom, top)
         for start, end in spans(hidden):
             axes.axvspan(
@@ -193,7 +193,7 @@ def mask_picture(
         axes.spines[:].set_visible(False)
         axes.set_xlabel("seconds", fontsize=11, labelpad=1)
         axes.tick_params(labelsize=11)
-    size = "10 mm per mV" if unit in GAINS else "2 mm per standard deviation"
+    size = "10 mm per mV" if unit in GAINS else "1.5 mm per standard deviation"
     caption = (
         f"Millimetre paper: 25 mm per second, {size}. Shaded times are hidden in all leads; from "
         f"the rest the predictor predicts what lies there."
@@ -309,7 +309,7 @@ def neighbour_picture(
         lines.append(("query", query, query))
         for name, values in features.items():
             lines += [(name, query, other) for other in nearest(values, query, k)]
-    figure, cells = strips(len(lines), 44, foot=34, head=6)
+    figure, cells = strips(len(lines), 50, foot=34, head=6)
     paints = {name: colour(series_colour(n)) for n, name in enumerate(features)}
     with house_style():
         for axes, (kind, query, record) in zip(cells, lines, strict=True):
@@ -318,7 +318,8 @@ def neighbour_picture(
             axes.plot(at, drawn, color=paint, lw=1.1 if kind == "query" else 0.75)
             axes.set(yticks=[], xlim=(0, traces.shape[1] / fs))
             axes.spines[["left"]].set_visible(False)
-            axes.margins(y=0.28)
+            low, high = float(drawn.min()), float(drawn.max())
+            axes.set_ylim(low, high + 0.55 * max(high - low, 1e-6))  # room for the text
             text = kind
             if labels is not None:
                 same = labels[record] == labels[query]

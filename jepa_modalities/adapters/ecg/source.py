@@ -19,7 +19,8 @@ from jepa_modalities.adapters.ecg.preprocess import (
     num_samples,
 )
 from jepa_modalities.core.draw import Draw, seeded
-from jepa_modalities.data.ecg.file import ECGRecords, open_records
+from jepa_modalities.data.ecg.file import open_records
+from jepa_modalities.data.ecg.records import ECGRecords
 
 Rows = NDArray[np.int64]
 
@@ -35,6 +36,8 @@ class Splits:
 
 def split_folds(records: ECGRecords, test_fold: int, valid_fold: int, holdout: float) -> Splits:
     """Parts by the official folds, or by a hash of the patient where there are none.
+
+    Without folds, a holdout of 0 makes all records training records: nothing can be scored then.
 
     Training rows are those of the folds below both; rows of sources without folds join them only
     where other rows have folds.
@@ -52,8 +55,11 @@ def split_folds(records: ECGRecords, test_fold: int, valid_fold: int, holdout: f
         train = (fold < min(test_fold, valid_fold)) | (fold <= 0)
         parts = [train, fold == valid_fold, fold == test_fold]
     else:
-        if not 0 < holdout < 0.5:
-            raise ValueError(f"data.holdout = {holdout}: give a share above 0 and below 0.5")
+        if not 0 <= holdout < 0.5:
+            raise ValueError(f"data.holdout = {holdout}: give a share from 0 to below 0.5")
+        if holdout == 0:
+            none = np.zeros(0, np.int64)
+            return Splits(np.arange(len(records)), none, none)
         place = np.array([_place(*who) for who in _owners(records)])
         parts = [place >= 2 * holdout, place < holdout, (place >= holdout) & (place < 2 * holdout)]
     rows = [np.flatnonzero(part) for part in parts]
@@ -104,14 +110,15 @@ class ECGSource:
 
     Args:
         config: of the run.
+        records: recordings instead of those that `data.path` names.
 
     Raises:
         ValueError: no usable recordings.
     """
 
-    def __init__(self, config: ECGConfig) -> None:
+    def __init__(self, config: ECGConfig, records: ECGRecords | None = None) -> None:
         self.config = config
-        self.records = open_source(config)
+        self.records = open_source(config) if records is None else records
         data = config.data
         self.splits = split_folds(self.records, data.test_fold, data.valid_fold, data.holdout)
         self.crop = in_samples(config, "data.crop", data.crop)

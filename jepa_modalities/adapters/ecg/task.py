@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_modalities.data.ecg.file import ECGRecords
+from jepa_modalities.data.ecg.records import ECGRecords
 
 # SCP-ECG statements of PTB-XL (Wagner et al. 2020, `scp_statements.csv`, CC BY 4.0):
 # superclass -> subclass -> statements.

@@ -125,18 +125,20 @@ def _hearts(
     cut, count = round(LEAD_IN * fs), len(rhythm)
     samples += cut
     period, ectopic = _beats(rhythm, samples / fs, rng)
-    # Which beat each sample belongs to, and how far in it: time of a beat's begin -> its first
-    # sample, then a running count.
-    begin = np.cumsum(period, 1) - period - rng.uniform(0, 1, (count, 1)) * period[:, :1]
-    first = np.ceil(begin * fs).astype(np.int64)
-    starts = np.zeros((count, samples), np.int64)
+    # Times of the R waves -> their first samples -> a running count: the last R before a sample.
+    peak_time = np.cumsum(period, 1) - period - rng.uniform(0, 1, (count, 1)) * period[:, :1]
+    first = np.ceil(peak_time * fs).astype(np.int64)
     inside = (first >= 0) & (first < samples)
-    np.add.at(starts, (np.nonzero(inside)[0], first[inside]), 1)
-    beat = starts.cumsum(1) + (first < 0).sum(1, keepdims=True) - 1
+    peak = np.zeros((count, samples), np.bool_)
+    peak[np.nonzero(inside)[0], first[inside]] = True
+    beat = peak.cumsum(1) + (first < 0).sum(1, keepdims=True) - 1
     time = np.arange(samples) / fs
     mine = np.take_along_axis(period, beat, 1)
-    angle = 2 * np.pi * (time - np.take_along_axis(begin, beat, 1)) / mine - np.pi
-    wide = np.take_along_axis(ectopic, beat, 1)
+    turn = (time - np.take_along_axis(peak_time, beat, 1)) / mine
+    # The first half turn ends one beat, the second begins the next.
+    late = turn >= 0.5
+    angle = 2 * np.pi * (turn - late)
+    wide = np.take_along_axis(ectopic, beat + late, 1)
     dipole = _dipole(angle, mine, wide, rhythm, fs, rng)
     dipole += _fibrillation(rhythm, time, rng)
     eight = dipole @ DOWER.T
@@ -145,8 +147,6 @@ def _hearts(
     leads = np.concatenate([*limb, eight[..., 2:]], -1)
     leads += _wander(time, count, rng) + noise * rng.standard_normal(leads.shape)
     leads -= np.median(leads, 1, keepdims=True)
-    peak = np.zeros((count, samples), np.bool_)
-    peak[:, 1:] = (angle[:, :-1] < 0) & (angle[:, 1:] >= 0)
     integers = np.rint(leads[:, cut:] * GAIN).clip(-32767, 32767).astype(np.int16)
     return integers, peak[:, cut:]
 
@@ -154,7 +154,7 @@ def _hearts(
 def _beats(
     rhythm: NDArray[np.int64], seconds: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Durations in s and whether ectopic, (records, beats), more than `seconds` in all."""
+    """Seconds to the next beat and whether ectopic, (records, beats), for `seconds` and more."""
     bounds = np.array([RATE.get(name, (60, 95)) for name in RHYTHMS], np.float64)[rhythm]
     rate = rng.uniform(bounds[:, 0], bounds[:, 1])
     beats = int(np.ceil(seconds * 3.0)) + 3
@@ -164,13 +164,13 @@ def _beats(
     turn = rng.uniform(0, 1, (len(rhythm), 2, 1)) + cycles[..., None] * number
     sway = 1 + (0.02 * np.sin(2 * np.pi * turn)).sum(1)
     sway += 0.01 * rng.standard_normal(sway.shape)
-    chaos = np.exp(0.22 * rng.standard_normal(sway.shape))
+    chaos = np.exp(0.25 * rng.standard_normal(sway.shape))
     fibrillating = (rhythm == RHYTHMS.index("fibrillation"))[:, None]
     period = (60 / rate)[:, None] * np.where(fibrillating, chaos, sway)
     ectopic = (rhythm == RHYTHMS.index("bigeminy"))[:, None] & (number % 2 == 1)
     # An ectopic beat comes early, and the pause behind it makes up for that.
-    after = np.roll(ectopic, 1, 1)
-    period = period * np.where(ectopic, 0.7, 1) * np.where(after & ~ectopic, 1.3, 1)
+    before = np.roll(ectopic, -1, 1) & ~ectopic
+    period = period * np.where(before, 0.7, 1) * np.where(ectopic, 1.3, 1)
     return period.clip(0.34, 2.5), ectopic
 
 

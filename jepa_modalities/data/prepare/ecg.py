@@ -23,6 +23,7 @@ from jepa_modalities.data.prepare.recording import made_before, write_recordings
 
 COMMIT = 64  # recordings between two log entries: what a kill may cost
 SHOWN = 10
+SMALL = 4  # commits up to which one process does it all
 # For tests of what a kill leaves: the process kills itself behind this many recordings.
 FAULT = "JM_KILL_BEHIND_RECORD"
 
@@ -115,7 +116,7 @@ def prepare_recordings(
         source: what to read.
         out: path of the .h5 file.
         on_error: bad recordings are left out and listed, or stop with a list of their names.
-        workers: processes that read.
+        workers: processes that read; small sources need only one.
         resume: go on with a part from an interrupted call, or begin anew.
         compress: shuffle and gzip: about half the size, a quarter of the reading speed.
         progress: called with (name of the file, recordings done, recordings in all).
@@ -156,6 +157,8 @@ def prepare_recordings(
         shutil.rmtree(part_folder(out), ignore_errors=True)
         return Prepared({out: _digest(out)}, known[0], known[1], known[0])
     out.parent.mkdir(parents=True, exist_ok=True)
+    if len(source.items) <= SMALL * COMMIT:
+        workers = 1  # starting processes would cost more than they save
     # Workers start before the part is opened: they must not inherit its lock.
     with worker_pool(workers) as pool, open_part(out, settings, resume) as part:
         resumed = len(part.entries)

@@ -1,6 +1,6 @@
 """MIMIC-IV-ECG (Gow et al. 2023) -> HDF5: signals only, for pretraining.
 
-Written from the documented layout; the real set (credentialed download) was not tried.
+Written from the documented layout; the real set was not tried.
 """
 
 from __future__ import annotations
