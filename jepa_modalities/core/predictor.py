@@ -148,6 +148,7 @@ class Predictor(nn.Module):
         bias = key_padding(valid)
         for number, block in enumerate(self.blocks, start=1):
             # Of the last block only the targets' outputs are wanted.
-            x = block(x, bias, targets if number == len(self.blocks) else None, bucket)
+            tail = targets if number == len(self.blocks) else None
+            x = block(x, bias, tail) if bucket is None else block(x, bias, tail, bucket)
         out: Tensor = self.head(self.norm(x[:, -targets:]))
         return out.unflatten(0, (batch, blocks))
