@@ -136,6 +136,10 @@ def test_an_index_beside_the_data_names_classes_splits_and_order(tmp_path: Path)
     moved = index.rename(tmp_path / "elsewhere.csv")
     assert read_chips(tmp_path / "set_png.zip").classes == ("p",)  # the folder, without an index
     assert read_chips(tmp_path / "set_png.zip", index=moved).classes == ("zx", "b")
+    (tmp_path / "set_png.csv").write_text("some,other,table\n1,2,3\n")
+    assert read_chips(tmp_path / "set_png.zip").classes == ("p",)
+    (tmp_path / "set_png.csv").write_text("file,class\np/2.png,only\n")
+    assert read_chips(tmp_path / "set_png.zip").names == ("p/2.png",)
 
 
 def test_indices_that_do_not_fit(tmp_path: Path) -> None:
@@ -156,6 +160,7 @@ def test_indices_that_do_not_fit(tmp_path: Path) -> None:
             {"kind": "a"},
             "no chip left with kind = 'a'; there is b",
         ),
+        ([{"file": "1.png", "class": ""}], {}, "1 of 1 rows have no 'class'; fill them in"),
         (
             [{"file": "1.png", "class": c, "label": 0} for c in "ab"],
             {},
@@ -184,6 +189,21 @@ def test_mstar_headers_name_the_class(tmp_path: Path) -> None:
     assert found.labels is not None and found.labels.tolist() == [0, 1]
     np.testing.assert_array_equal(image(found), magnitude)
     np.testing.assert_array_equal(image(read_chips(tmp_path / "17_DEG/T72/HB1.015")), magnitude)
+
+
+def test_header_classes_are_numbered_over_all_splits(tmp_path: Path) -> None:
+    for name, target in {
+        "train/x/1.000": "a_tank",
+        "train/x/2.000": "b_tank",
+        "test/x/3.000": "b_tank",
+        "test/x/4.000": "c_tank",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_phoenix(tmp_path / name, *RNG.rayleigh(0.05, (2, 4, 4)), {"TargetType": target})
+    train, test = read_chips(tmp_path), read_chips(tmp_path, split="test")
+    assert train.classes == test.classes == ("A", "B", "C")
+    assert train.labels is not None and train.labels.tolist() == [0, 1]
+    assert test.labels is not None and test.labels.tolist() == [1, 2]
 
 
 def test_several_sources_with_their_own_selectors(tmp_path: Path) -> None:
@@ -389,6 +409,8 @@ def test_chips_of_other_sizes(tmp_path: Path) -> None:
         read_chips(tmp_path, 10, fit="crop")
     assert "1 of 2 chips" in str(caught.value) and "large.png" not in str(caught.value)
     assert "small.png: 6 x 8 pixels are less than the canvas of 10 x 10" in str(caught.value)
+    with pytest.raises(ValueError, match=r"^small\.png: 6 x 8 pixels are less than .* 20 x 16"):
+        read_chips(tmp_path, fit="crop")
     assert read_chips(tmp_path, (6, 8), fit="crop").valid is None
     kept = read_chips(tmp_path, 10, fit="crop", on_error="skip")
     assert kept.names == ("large.png",) and kept.skipped[0][0] == "small.png"
@@ -435,7 +457,10 @@ def test_unusable_chips_are_listed_with_their_reasons(tmp_path: Path) -> None:
     message = str(caught.value)
     assert f"5 of 6 chips in {tmp_path} cannot be used:" in message
     assert "cut.jpg: image file is truncated" in message
-    assert "text.png: cannot identify image file" in message
+    assert (
+        "text.png: is no JPEG, PNG, TIFF or MSTAR Phoenix file: it begins with b'no picture'"
+        in message
+    )
     assert "zero.png: is empty: every pixel is 0" in message
     assert "frame.png: is empty: every pixel of the centre 8 x 8 is 0" in message
     assert "nan.tif: has 2 NaN or infinite values; repair or remove it" in message

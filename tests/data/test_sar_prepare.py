@@ -68,7 +68,7 @@ def test_the_command(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = source.parent / "out.h5"
     (source / "train" / "a" / "bad.png").write_text("no picture")
     assert main(["prepare", "sar", str(source), str(out)]) == 2
-    assert "bad.png: cannot identify" in capsys.readouterr().err and not out.exists()
+    assert "bad.png: is no JPEG" in capsys.readouterr().err and not out.exists()
     assert (
         main(["prepare", "sar", str(source), str(out), "--on-error", "skip", "--size", "12"]) == 0
     )

@@ -45,7 +45,12 @@ SMALL: dict[str, Any] = {
 }
 # Recipes whose names begin so have other probes; None leaves a setting out.
 SMALL_OF: dict[str, dict[str, Any]] = {
-    "sar": {"evaluate.probes": ("ridge",), "target.centroids": None, "evaluate.looks": ()},
+    "sar": {
+        "evaluate.probes": ("ridge",),
+        "evaluate.svm": False,
+        "evaluate.looks": (),
+        "target.centroids": None,
+    },
 }
 
 

@@ -106,20 +106,19 @@ Pair = tuple[Tensor, Tensor]
 
 
 def _log_ratio(pair: Pair, count: Pair | None) -> Tensor:
-    """ln of the first over the second; of their means where counts are given."""
+    """ln of the first over the second, both given as logarithms; of their means with counts."""
     before, after = pair
     if count is None:
-        return before.log() - after.log()
-    known = (count[0] > 0) & (count[1] > 0)
-    ratio = before.log() - after.log() - count[0].log() + count[1].log()
-    return torch.where(known, ratio, 0.0)
+        return before - after
+    known = (count[0] > -math.inf) & (count[1] > -math.inf)
+    return torch.where(known, before - after - count[0] + count[1], 0.0)
 
 
 def _areal_halves(x: Tensor, radii: Sequence[int], shared_centre: bool) -> Iterator[Pair]:
-    """Sums over both halves of each window, along x and then y, from one integral image.
+    """Logarithms of the sums over both halves of each window, along x and then y.
 
-    The integral image is float64: box sums are differences of numbers up to the number of pixels,
-    of which float32 would keep three digits.
+    From one integral image, in float64: box sums are differences of numbers up to the number of
+    pixels, of which float32 would keep three digits.
     """
     reach = max(radii)
     height, width = (side - 2 * reach for side in x.shape[-2:])
@@ -131,14 +130,14 @@ def _areal_halves(x: Tensor, radii: Sequence[int], shared_centre: bool) -> Itera
         for axis, other, size, across in ((-1, -2, width, height), (-2, -1, height, width)):
             rows = table.narrow(other, first + full, across) - table.narrow(other, first, across)
             rows = rows.narrow(axis, first, size + full)
-            # Both halves are the same sum at two places, so one pass serves both.
+            # Both halves are the same sum at two places, so one pass and logarithm serve both.
             long = size + full - half
-            run = (rows.narrow(axis, half, long) - rows.narrow(axis, 0, long)).float()
+            run = (rows.narrow(axis, half, long) - rows.narrow(axis, 0, long)).float().log_()
             yield run.narrow(axis, 0, size), run.narrow(axis, radius + gap, size)
 
 
 def _gaussian_halves(x: Tensor, radii: Sequence[int], shared_centre: bool) -> Iterator[Pair]:
-    """Gaussian-weighted sums over both halves of each window without the centre, x and then y."""
+    """The same for Gaussian weights, without the centre."""
     reach = max(radii)
     for radius in radii:
         weight = gaussian_weights(radius)
@@ -150,7 +149,7 @@ def _gaussian_halves(x: Tensor, radii: Sequence[int], shared_centre: bool) -> It
             size = rows.shape[axis] - 2 * radius
             before = weighted_sum(rows, weight[:radius], axis).narrow(axis, 0, size)
             after = weighted_sum(rows, weight[radius + 1 :], axis)
-            yield before, after.narrow(axis, radius + 1, size)
+            yield before.log(), after.narrow(axis, radius + 1, size).log()
 
 
 def gaussian_weights(radius: int) -> list[float]:

@@ -65,7 +65,8 @@ def prepare_chips(
     try:
         with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
             _write(file, parts, canvas)
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        with temporary.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -110,6 +111,8 @@ def _write(file: h5py.File, parts: list[tuple[str, Decoded]], canvas: tuple[int,
     file["names"] = np.array(names, np.bytes_)
     file.attrs["quantity"] = "amplitude"
     (known,) = classes
+    if wrong := [name for name in known if "," in name]:
+        raise ValueError(f"class {wrong[0]!r} has a comma in its name; rename it")
     if known:
         number = {name: label for label, name in enumerate(known)}
         labels = [number[label] for _, part in parts for label in part.labels or ()]

@@ -91,8 +91,8 @@ def read_chips(
             there, else everything; "all": everything.
         index: CSV with a column `file`, and perhaps `class` (or `ship_type`), `label`, `split`,
             `sha1` and others; relative names are looked up as given. None: an index beside the data
-            (`<stem>_index.csv`, `<stem>.csv`, or `index.csv` inside), if there is one; else the
-            folder's name is the class, and an MSTAR file's header where there are no folders.
+            (`<stem>_index.csv`, `<stem>.csv`, or `index.csv` inside), if there is one; else MSTAR
+            headers name the class, of other files the folder.
         where: columns of the index and the value that they must have.
         quantity: what stored numbers are: amplitude, intensity (its square), decibels, or pairs of
             channels with real and imaginary part.
@@ -121,7 +121,10 @@ def read_chips(
 def _on_canvas(part: Decoded, canvas: tuple[int, int], fit: Fit) -> Chips:
     values = torch.empty(len(part.names), 1, *canvas)
     for row, image in enumerate(part.images):
-        values[row, 0] = torch.from_numpy(place(image, canvas, fit))
+        try:
+            values[row, 0] = torch.from_numpy(place(image, canvas, fit))
+        except ValueError as error:
+            raise ValueError(f"{part.names[row]}: {error}") from None
     labels = None
     if part.labels is not None:
         number = {name: label for label, name in enumerate(part.classes)}

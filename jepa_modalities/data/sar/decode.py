@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jepa_modalities.data.sar.phoenix import is_phoenix, parse_phoenix
 
@@ -88,7 +88,13 @@ def _finite(plane: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _picture(content: bytes) -> NDArray[Any]:
     """8-bit or 16-bit grey; colour as Pillow's luma, as SAR-JEPA reads it."""
-    with Image.open(io.BytesIO(content)) as image:
+    try:
+        opened = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"is no JPEG, PNG, TIFF or MSTAR Phoenix file: it begins with {content[:12]!r}"
+        ) from None
+    with opened as image:
         if image.mode.startswith("I"):
             return np.asarray(image).astype(np.uint16)
         return np.asarray(image if image.mode == "F" else image.convert("L"))

@@ -61,7 +61,7 @@ def refined_lee(values: Tensor, looks: float, quantity: Quantity = "intensity") 
     Raises:
         ValueError: a side below 4.
     """
-    halves = half_windows()
+    halves = half_windows().to(values.device)
     weights = (halves / halves.sum((1, 2), keepdim=True))[:, None]
     planes, padded = _planes(values, 3)
     means, squares = F.conv2d(padded, weights), F.conv2d(padded.square(), weights)
@@ -109,7 +109,7 @@ def _half(planes: Tensor) -> Tensor:
         [means[:, 0, r : r + height, c : c + width] for r in (0, 2, 4) for c in (0, 2, 4)],
         1,
     ).unflatten(1, (3, 3))
-    strength = torch.einsum("nrchw,drc->ndhw", grid, _GRADIENTS).abs()
+    strength = torch.einsum("nrchw,drc->ndhw", grid, _GRADIENTS.to(grid)).abs()
     # Mirrored corners have no gradient but rounding: do not let that choose.
     noise = 1e-9 * grid.flatten(1, 2).mean(1, keepdim=True)
     direction = torch.where(strength > noise, strength, 0).argmax(1, keepdim=True)

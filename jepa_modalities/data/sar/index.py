@@ -31,13 +31,18 @@ class Entry:
 def beside(path: Path) -> Path | None:
     """The index that lies beside an archive or in a folder: None where there is none.
 
-    `a_b.zip` may have `a_b_index.csv`, `a_index.csv` or `a_b.csv`; a folder `index.csv` inside.
+    `a_b.zip` may have `a_b_index.csv`, `a_index.csv` or `a_b.csv`; a folder `index.csv` inside. The
+    last name may be any table: it counts where it has a column `file`.
     """
     stem = path.stem
-    names = [f"{stem}_index.csv", f"{stem.rsplit('_', 1)[0]}_index.csv", f"{stem}.csv"]
     places = [path / "index.csv"] if path.is_dir() else []
-    places += [path.with_name(name) for name in names]
-    return next((place for place in places if place.is_file()), None)
+    places += [path.with_name(f"{name}_index.csv") for name in (stem, stem.rsplit("_", 1)[0])]
+    found = next((place for place in places if place.is_file()), None)
+    table = path.with_name(f"{stem}.csv")
+    if found is None and table.is_file():
+        with table.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            return table if "file" in next(csv.reader(file), []) else None
+    return found
 
 
 def read_index(path: Path, where: Mapping[str, str]) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
@@ -92,6 +97,11 @@ def _check_column(column: str, row: Mapping[str, str], path: Path) -> None:
 
 
 def _classes(rows: list[dict[str, str]], key: str, path: Path) -> tuple[str, ...]:
+    if unnamed := sum(not row[key] for row in rows):
+        raise ValueError(
+            f"{path}: {unnamed:,} of {len(rows):,} rows have no {key!r}; fill them in, or leave "
+            f"the column out"
+        )
     names = {row[key] for row in rows}
     if key == "label" or "label" not in rows[0]:
         digits = all(name.isdigit() for name in names)

@@ -26,12 +26,14 @@ class Listing:
         entries: what is to be read, in order.
         classes: names in the order of their numbers; empty where neither index nor folders tell.
         named_by: "index", "folder" or "": where the classes come from.
+        others: names of the other splits' chips.
     """
 
     path: Path
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     named_by: str
+    others: tuple[str, ...]
 
 
 def list_chips(
@@ -64,7 +66,10 @@ def list_chips(
             )
     if not entries:
         raise ValueError(_nothing(path, files))
-    return Listing(path, _of_split(entries, split, place or path), classes, named_by)
+    chosen = _of_split(entries, split, place or path)
+    names = {entry.name for entry in chosen}
+    others = tuple(entry.name for entry in entries if entry.name not in names)
+    return Listing(path, chosen, classes, named_by, others)
 
 
 def is_chip(name: str) -> bool:

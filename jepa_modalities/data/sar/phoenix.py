@@ -40,7 +40,18 @@ class PhoenixChip:
     @property
     def target(self) -> str:
         """Class name from `TargetType`: `bmp2_tank` is BMP2; "" if unnamed."""
-        return self.header.get("TargetType", "").split("_")[0].replace("-", "").upper()
+        return _target(self.header)
+
+
+def header_target(content: bytes) -> str:
+    """`PhoenixChip.target` of a file whose pixels are not needed; "" for any other file."""
+    if not is_phoenix(content) or END not in content:
+        return ""
+    return _target(parse_header(content, ""))
+
+
+def _target(header: Mapping[str, str]) -> str:
+    return header.get("TargetType", "").split("_")[0].replace("-", "").upper()
 
 
 def is_phoenix(content: bytes) -> bool:

@@ -19,6 +19,7 @@ from jepa_modalities.data.sar.canvas import Fit, place
 from jepa_modalities.data.sar.decode import Quantity, decode
 from jepa_modalities.data.sar.index import Entry
 from jepa_modalities.data.sar.listing import Listing, Read, list_chips, opened, splits_of
+from jepa_modalities.data.sar.phoenix import header_target
 
 OnError = Literal["raise", "skip"]
 Size = tuple[int, int]
@@ -173,7 +174,7 @@ def decode_all(listing: Listing, read: Read, options: Options, canvas: Size | No
     names = tuple(entry.name for entry in listing.entries)
     skipped = tuple((names[row], failed[row]) for row in sorted(failed))
     report(skipped, len(rows), listing.path, options.on_error)
-    labels, classes = _labels(listing, rows, targets)
+    labels, classes = _labels(listing, rows, targets, read)
     images = [image for row in rows if (image := kept[row]) is not None]
     kept_names = tuple(names[row] for row in rows)
     return Decoded(images, sizes[rows], sizes[rows], labels, classes, kept_names, skipped)
@@ -209,7 +210,7 @@ def report(skipped: Sequence[tuple[str, str]], kept: int, path: Path, on_error: 
     remedy = (
         "repair or remove them, or leave them out with on_error='skip'"
         if kept
-        else "no chip is left"
+        else "no chip is left; give other data or repair these"
     )
     head = f"{len(skipped):,} of {len(skipped) + kept:,} chips in {path} cannot be used:"
     raise ValueError("\n".join([head, *shown, *more, remedy]))
@@ -225,12 +226,16 @@ def _reason(error: Exception, entry: Entry) -> str:
 
 
 def _labels(
-    listing: Listing, rows: Sequence[int], targets: Sequence[str]
+    listing: Listing, rows: Sequence[int], targets: Sequence[str], read: Read
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """Class names of the chips `rows`: an index first, then MSTAR headers, then folders."""
+    """Class names of the chips `rows`: an index first, then MSTAR headers, then folders.
+
+    Classes are numbered over all splits, so that each split has the same numbers.
+    """
     if listing.named_by != "index" and rows and all(targets[row] for row in rows):
         found = tuple(targets[row] for row in rows)
-        return found, tuple(sorted(set(found)))
+        others = {header_target(read(name)) for name in listing.others} - {""}
+        return found, tuple(sorted(others | set(found)))
     if not listing.classes:
         return None, ()
     return tuple(str(listing.entries[row].label) for row in rows), listing.classes
