@@ -11,11 +11,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from jepa_modalities.eval.arms import CONTROLS, LEARNED, Arm, Scores, check_arms, suffix
+from jepa_modalities.eval.least_squares import solve_ridge
 from jepa_modalities.eval.probes import (
     Fit,
     check_rows,
     floats,
-    solve_ridge,
     standardise,
 )
 from jepa_modalities.eval.statistics import resampled_means

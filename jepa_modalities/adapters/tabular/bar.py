@@ -15,7 +15,8 @@ from sklearn.kernel_approximation import Nystroem
 
 from jepa_modalities.adapters.tabular.bin import bin_edges, piecewise_linear
 from jepa_modalities.adapters.tabular.preprocess import TableArrays
-from jepa_modalities.eval.probes import floats, ridge_outputs, standardise
+from jepa_modalities.eval.least_squares import ridge_outputs
+from jepa_modalities.eval.probes import floats, standardise
 
 Array = NDArray[np.float32]
 Map = Callable[[TableArrays], Array]
