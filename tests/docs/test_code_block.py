@@ -120,6 +120,16 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def fitting(config: Any) -> dict[str, Any]:
+    """Those of `SMALL` that this kind of run has."""
+
+    def has(part: Any, path: str) -> bool:
+        first, _, rest = path.partition(".")
+        return hasattr(part, first) and (not rest or has(getattr(part, first), rest))
+
+    return {name: value for name, value in SMALL.items() if has(config, name)}
+
+
 def run_command(words: list[str]) -> None:
     """`jm ...` in this process, `jm pretrain` with small settings; fails unless it ends well."""
     if words[0] != "jm":
@@ -129,7 +139,8 @@ def run_command(words: list[str]) -> None:
     asks = "--help" in args
     if args[0] == "pretrain" and "--resume" not in args and not asks:
         own = {word.lstrip("-").replace("-", "_") for word in args if word.startswith("--")}
-        args += flags({name: value for name, value in SMALL.items() if name not in own})
+        small = fitting(api.recipe(args[1]))
+        args += flags({name: value for name, value in small.items() if name not in own})
     try:
         code = main(args)
     except SystemExit as end:  # the parsers end so after --help
@@ -143,9 +154,21 @@ def small_pretrain(recipe: Any, *args: Any, **options: Any) -> api.Run:
     for name in ("steps", "epochs", "batch_size"):
         options.pop(name, None)
     own = options.pop("settings", None) or {}
-    small = {name: value for name, value in SMALL.items() if name not in own}
+    small = {name: value for name, value in fitting(config).items() if name not in own}
     small["evaluate.probes"] = ("linear",)  # whose numbers the blocks print
     return api.pretrain(changed(config, {**own, **small}), *args, quiet=True, **options)
+
+
+def small_estimators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table estimators with two steps and narrow tokens, whatever the block asks for."""
+    for name in ("TabularJEPA", "TabularJEPAClassifier", "TabularJEPARegressor"):
+        kind = getattr(jm, name)
+
+        def made(steps: int = 10_000, *, kind: Any = kind, **own: Any) -> Any:
+            small = {"dim": 4, "heads": 1, "depth": 1, "batch_size": 8}
+            return kind(min(steps, 2), **{**own, **small})
+
+        monkeypatch.setattr(jm, name, made, raising=False)
 
 
 def run_block(block: Block, names: dict[str, Any]) -> None:
@@ -161,6 +184,7 @@ def run_block(block: Block, names: dict[str, Any]) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_run(page: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jm, "pretrain", small_pretrain, raising=False)
+    small_estimators(monkeypatch)
     # Drawing costs more than such a small run; the report's own tests look at the pictures.
     monkeypatch.setattr(ImageAdapter, "pictures", lambda self, encoders: {})
     names: dict[str, Any] = {"__name__": "page"}
