@@ -1,7 +1,9 @@
-"""SCARF and VIME features for `tabular_suite.py --peers`, networks and losses from `ts3l` (0.70).
+"""SCARF and VIME features for `tabular_suite.py --peers`: networks and VIME's loss from `ts3l`.
 
 Its data sets corrupt one row at a time in Python; here the corruption is drawn for a whole batch,
-from the columns' own values as both papers do, and the loop is a plain one. pip install ts3l
+from the columns' own values as both papers do. Its contrastive loss makes a tensor of (2 batch)^2 x
+width; `contrast` has the same value by one matrix product. The loop is a plain one.
+pip install ts3l (0.70)
 """
 
 from __future__ import annotations
@@ -64,6 +66,14 @@ def corrupted(columns: Columns, rows: Tensor, rate: float, generator: Any) -> tu
     return torch.where(where, drawn, values), where
 
 
+def contrast(first: Tensor, second: Tensor, temperature: float = 1.0) -> Tensor:
+    """NT-Xent of two views of every row, unit vectors (batch, width) each (SimCLR, equation 1)."""
+    both = torch.cat([first, second])
+    similarity = (both @ both.T / temperature).fill_diagonal_(-torch.inf)
+    partner = torch.arange(len(both)).roll(len(first))
+    return nn.functional.cross_entropy(similarity, partner)
+
+
 def peer_features(data: Data, name: str, steps: int, seed: int) -> Triple:
     """Frozen features of a pretrained peer.
 
@@ -78,7 +88,6 @@ def peer_features(data: Data, name: str, steps: int, seed: int) -> Triple:
     """
     try:
         from ts3l.functional.vime import first_phase_loss
-        from ts3l.models.scarf.loss import NTXentLoss
         from ts3l.models.scarf.scarf import SCARF
         from ts3l.models.vime.vime import VIME
         from ts3l.utils.backbone_utils import MLPBackboneConfig
@@ -102,7 +111,6 @@ def peer_features(data: Data, name: str, steps: int, seed: int) -> Triple:
             model = VIME(
                 embedding, backbone, train.numeric, list(train.cardinalities), WIDTH, output_dim=1
             )
-        contrast = NTXentLoss(1.0)
         optimiser = torch.optim.AdamW(model.parameters(), lr=LR)
         generator = seeded(seed, 7, 0)
         model.train()

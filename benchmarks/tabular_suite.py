@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ import torch
 from tabular_arm import TABLES, Array, Data, Triple, Variant, parse_variant, side_by_side, untrained
 from tabular_summary import score_cell, write_summary
 
+from jepa_modalities.adapters.tabular.tokenizer import pack
 from jepa_modalities.eval.head.boosting import boosting
 from jepa_modalities.eval.head.dcn import dcn
+from jepa_modalities.eval.head.finetune import DEFAULT, finetune
 from jepa_modalities.eval.head.fraction import fractions_of, label_curve
 from jepa_modalities.eval.head.ft_transformer import ft_transformer
 from jepa_modalities.eval.head.linear import linear
@@ -32,6 +35,7 @@ from jepa_modalities.eval.head.mlp import mlp
 from jepa_modalities.eval.head.resnet import resnet
 from jepa_modalities.eval.head.task import Predictions, Task
 from jepa_modalities.eval.head.train import Recipe
+from jepa_modalities.export.encoder import load_encoder
 
 # The validation rows choose among these.
 GRID = (Recipe(lr=1e-3, dropout=0.1), Recipe(lr=1e-3, dropout=0.3), Recipe(lr=3e-4, dropout=0.1))
@@ -131,6 +135,8 @@ class Suite:
             return f"{value.mean():.4f} +- {value.std():.4f}  {float(file['seconds']):.0f} s"
 
     def _predictions(self, arm: str, head: str) -> list[Predictions]:
+        if head == "finetune":
+            return [self._finetuned(arm, seed) for seed in self.seeds]
         fit = self.heads[head]
         if arm == "columns":
             parts, codes = self.data.columns()
@@ -138,6 +144,19 @@ class Suite:
         if not self.varies(arm):
             return [fit(self._task(self.features(arm, 0)), self.seeds)]
         return [fit(self._task(self.features(arm, seed)), (seed,)) for seed in self.seeds]
+
+    def _finetuned(self, arm: str, seed: int) -> Predictions:
+        """The whole encoder learns on, from pretrained or from untrained weights."""
+        parts = self.features(arm, seed)  # there is an encoder file from here on
+        model = load_encoder((self.home / f"{arm}_{seed}").with_suffix(".safetensors"))
+        tokenizer: Any = model.tokenizer.to(self.own.device)
+        packed = [pack(tokenizer.preprocess.transform(self.data.frame(n))) for n in range(3)]
+        recipe = replace(DEFAULT, epochs=3) if self.own.quick else DEFAULT
+        triple = (packed[0], packed[1], packed[2])
+        task = self._task(parts)
+        return finetune(
+            task, model.encoder, tokenizer, triple, (seed,), recipe, device=self.own.device
+        )
 
     def _task(self, parts: Triple) -> Task:
         data = self.data
@@ -154,6 +173,10 @@ class Suite:
         chosen: dict[str, dict[str, str]] = {}
         learned = [variant.name for variant in self.variants]
         for head in self.own.heads:
+            if head == "finetune":
+                for arm in ("untrained", *learned):
+                    self.cell(arm, head)
+                continue
             for arm in ("raw_standard", "raw_quantile", *BARS, "untrained", *learned):
                 self.cell(arm, head)
             for peer in self.own.peers:
@@ -250,8 +273,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     own = parser.parse_args(argv)
     torch.set_num_threads(own.threads)
     variants = [parse_variant(text, own.steps) for text in own.variant or ["jepa"]]
-    if unknown := [head for head in own.heads if head not in heads("cpu", True)]:
-        raise SystemExit(f"heads {unknown} are not known; there are {list(heads('cpu', True))}")
+    known = [*heads("cpu", True), "finetune"]
+    if unknown := [head for head in own.heads if head not in known]:
+        raise SystemExit(f"heads {unknown} are not known; there are {known}")
     check_work(own, variants)
     suites = []
     for name in own.tables:

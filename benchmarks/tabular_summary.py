@@ -60,11 +60,14 @@ def summarise(suite: Suite) -> dict[str, Any]:
             path.name.split("--")[0]: dict(np.load(path))
             for path in sorted(suite.home.glob(f"cells/*--{head}--{data.score}.npz"))
         }
-        if not {"untrained", learned, *BARS, "raw_standard", "raw_quantile"} <= cells.keys():
+        whole = {*BARS, "raw_standard", "raw_quantile"} <= cells.keys()
+        if not {"untrained", learned} <= cells.keys() or not (whole or head == "finetune"):
             continue
-        raw = suite.best_on_val(("raw_standard", "raw_quantile"), head)
-        bar = suite.best_on_val(BARS, head)
-        cells["raw"] = cells[raw]
+        raw, bar = "", ""  # fine-tuning has neither: its control is the untrained encoder
+        if whole:
+            raw = suite.best_on_val(("raw_standard", "raw_quantile"), head)
+            bar = suite.best_on_val(BARS, head)
+            cells["raw"] = cells[raw]
         for name in ("untrained", *(v.name for v in suite.variants)):
             if f"{name}+{bar}" in cells:
                 cells[f"{name}+bar"] = cells[f"{name}+{bar}"]
@@ -85,7 +88,7 @@ def summarise(suite: Suite) -> dict[str, Any]:
                     m: difference(data, cells[a]["test"], cells[b]["test"], m) for m in metrics
                 }
                 for a, b in pairs
-                if a in cells
+                if a in cells and b in cells
             },
         }
     few = {
@@ -104,7 +107,7 @@ def verdicts(tables: dict[str, Any], learned: str) -> dict[str, Any]:
         }
 
         def beats(pairs: Any, metric: str, wanted: Sequence[str]) -> bool:
-            return all(pairs[key][metric]["outcome"] == "beats" for key in wanted)
+            return all(key in pairs and pairs[key][metric]["outcome"] == "beats" for key in wanted)
 
         controls = [f"{learned}-{name}" for name in ("raw", "untrained", *BARS)]
         every = [n for n, p in rows.items() if beats(p, tables[n]["metric"], controls)]
@@ -114,7 +117,7 @@ def verdicts(tables: dict[str, Any], learned: str) -> dict[str, Any]:
             if key is not None and beats(pairs, tables[name]["metric"], [key]):
                 added.append(name)
         each = {
-            key: [n for n, p in rows.items() if p[key][tables[n]["metric"]]["outcome"] == "beats"]
+            key: [n for n, p in rows.items() if beats(p, tables[n]["metric"], [key])]
             for key in controls
         }
         counted[head] = {

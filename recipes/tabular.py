@@ -87,7 +87,11 @@ def _stored(name: str) -> TableData:
 
 @recipes.register("tabular_breast_cancer")
 def tabular_breast_cancer() -> TabularConfig:
-    """scikit-learn's bundled 569 x 30 table; under a minute on 2 cores. Shows the controls."""
+    """scikit-learn's bundled 569 x 30 table; under a minute on 2 cores. Shows the controls.
+
+    Measured (seed 0, 114 test rows, linear): 94.7 against raw 94.7, untrained 93.9 and
+    piecewise-linear inputs 95.6: a tie with all of them, no gain.
+    """
     return _table(TableData(path="breast_cancer"), steps=600)
 
 

@@ -147,9 +147,11 @@ def inputs_of(adapter: Any) -> Inputs:
 def _trained(
     config: Any, adapter: Any, console: Console | None
 ) -> tuple[torch.nn.Module, str, dict[str, float]]:
+    place = pick_device(config.train.device)
     if not config.train.steps:
-        return build_jepa(config, adapter).teacher.to(pick_device(config.train.device)), "", {}
-    peers = Processes(0, 1, pick_device(config.train.device))
+        adapter.tokenizer.to(place)
+        return build_jepa(config, adapter).teacher.to(place), "", {}
+    peers = Processes(0, 1, place)
     with tempfile.TemporaryDirectory(prefix="jepa_modalities-") as folder:
         trainer = Trainer(adapter, config, Path(folder), peers, console)
         try:

@@ -104,8 +104,9 @@ def test_nystroem_approximates_its_kernel() -> None:
 def test_tree_leaves_are_indicators() -> None:
     x = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
     leaves = fit_trees(x, 128)(x)
-    assert leaves.shape == (400, 128)  # 4 trees of 32 leaves
-    np.testing.assert_array_equal(leaves.sum(axis=1), 4)
+    assert leaves.shape == (400, 128)  # 16 trees of 8 leaves
+    np.testing.assert_array_equal(leaves.sum(axis=1), 16)
+    assert fit_trees(x, 128, leaves=32)(x).sum() == 400 * 4
 
 
 def test_the_better_candidate_is_chosen() -> None:

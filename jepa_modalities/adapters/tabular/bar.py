@@ -20,7 +20,7 @@ from jepa_modalities.eval.probes import floats, standardise
 
 Array = NDArray[np.float32]
 Map = Callable[[TableArrays], Array]
-LEAVES = 32  # per random tree
+LEAVES = 8  # per random tree
 
 
 def one_hot(arrays: TableArrays, cardinalities: tuple[int, ...]) -> Array:
@@ -78,12 +78,21 @@ def fit_nystroem(x: Array, width: int, gamma: float, seed: int = 0) -> Callable[
     return lambda rows: map_.transform(rows).astype(np.float32)
 
 
-def fit_trees(x: Array, width: int, seed: int = 0) -> Callable[[Array], Array]:
-    """Leaf indicators of totally random trees, about `width` of them (Geurts et al. 2006)."""
+def fit_trees(
+    x: Array, width: int, seed: int = 0, leaves: int = LEAVES
+) -> Callable[[Array], Array]:
+    """Leaf indicators of totally random trees, about `width` of them (Geurts et al. 2006).
+
+    Args:
+        x: training rows of the input, (rows, columns).
+        width: features over all trees.
+        seed: of the trees.
+        leaves: per tree: few make many nearly additive trees, many make few deep ones.
+    """
     forest = RandomTreesEmbedding(
-        n_estimators=max(round(width / LEAVES), 1),
+        n_estimators=max(round(width / leaves), 1),
         max_depth=None,
-        max_leaf_nodes=LEAVES,
+        max_leaf_nodes=leaves,
         random_state=seed,
     ).fit(x)
     return lambda rows: forest.transform(rows).astype(np.float32).toarray()

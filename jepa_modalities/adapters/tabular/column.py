@@ -42,8 +42,8 @@ def as_frame(raw: Any) -> tuple[DataFrame, bool]:
         array = np.asarray(raw)
         if array.ndim != 2:
             raise ValueError(
-                f"found an array of shape {array.shape}, expected 2-D (rows, columns). Reshape your data, "
-                f"one row per sample"
+                f"found an array of shape {array.shape}, expected 2-D (rows, columns). Reshape "
+                f"your data to one row per sample"
             )
         if array.dtype.kind == "c":
             raise ValueError("Complex data not supported: split real and imaginary parts")

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 GAMMAS = (0.3, 1.0, 3.0)
-CHOICE_ROWS = 5000  # a bandwidth is chosen on so many training rows
+LEAVES = (4, 8, 16, 32)
+CHOICE_ROWS = 5000  # bandwidth and leaves are chosen on so many training rows
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def encoder_arms(
 def control_arms(
     adapter: TabularAdapter, rows: Rows, width: int
 ) -> tuple[list[Arm], dict[str, float]]:
-    """Raw columns and the three bars; scaling and bandwidth are chosen on validation rows.
+    """Raw columns and the three bars; scale, bandwidth and leaves are chosen on validation rows.
 
     Args:
         adapter: with its data open.
@@ -183,7 +184,7 @@ def control_arms(
         width: of the encoder's features, which the bars get too.
 
     Returns:
-        The arms, and `chosen/...`: which scale and bandwidth were taken.
+        The arms, and `chosen/...`: which scale, bandwidth and leaves were taken.
     """
     regression = adapter.table.task == "regression"
     y, val_y = (rows.outputs(part, regression) for part in (rows.train, rows.val))
@@ -212,14 +213,20 @@ def control_arms(
         small = fit_nystroem(x[sample], min(width, 512), gamma, seed)
         tried[str(gamma)] = (small(x[sample]), small(v))
     gamma = float(choose(tried, y[sample], val_y)[0])
+    tried = {}
+    for leaves in LEAVES:
+        small = fit_trees(x[sample], min(width, 512), seed, leaves)
+        tried[str(leaves)] = (small(x[sample]), small(v))
+    leaves = int(choose(tried, y[sample], val_y)[0])
     for name, kernel in (
         ("nystroem", fit_nystroem(x, width, gamma, seed)),
-        ("trees", fit_trees(x, width, seed)),
+        ("trees", fit_trees(x, width, seed, leaves)),
     ):
         found.append(arm(name, kernel(x), kernel(t)))
     return found, {
         f"chosen/raw_{scale}": 1.0,
         "chosen/nystroem_gamma": gamma,
+        "chosen/tree_leaves": float(leaves),
     }
 
 
