@@ -147,9 +147,7 @@ def test_the_target_sees_the_clean_crop(records: ECGRecords) -> None:
     assert zero.any() and not clean.any() and not zero.all(1).any()
 
 
-def test_kernels_are_kept_and_belong_to_their_settings(
-    records: ECGRecords, tmp_path: Path
-) -> None:
+def test_kernels_are_kept_and_belong_to_their_settings(records: ECGRecords, tmp_path: Path) -> None:
     config = changed(CONFIGS["kernels"], {"target.cache": False})
     first = ECGAdapter(config, tmp_path, records).target()
     file = tmp_path / "target.safetensors"
