@@ -48,7 +48,7 @@ def rr_features(sample: NDArray[np.int64], local: int = LOCAL) -> Array:
     """
     gap = np.diff(sample).astype(np.float64)
     before, after = np.r_[gap[0], gap], np.r_[gap, gap[-1]]
-    kernel = np.ones(local)
+    kernel = np.ones(min(local, len(gap)))
     mean = np.convolve(gap, kernel, "same") / np.convolve(np.ones_like(gap), kernel, "same")
     level = np.r_[mean[0], mean]
     return np.stack([before / level, after / level], axis=1)

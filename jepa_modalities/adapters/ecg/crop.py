@@ -120,13 +120,17 @@ def _cut(
     ranges = np.array([source_range(int(start), count, up, down) for start in starts])
     index = ranges[:, :1] + np.arange((ranges[:, 1] - ranges[:, 0]).max())
     integers = records.gather(rows, index.clip(0, records.length[rows, None] - 1))
-    integers = np.take_along_axis(integers, scale.column[rows][:, None], 2)
-    there = scale.there[rows]
-    complete = ~((integers == INVALID).any(1) & there).any(1)
+    column, there = scale.column[rows], scale.there[rows]
+    if column.shape[1] != integers.shape[2] or (column != np.arange(column.shape[1])).any():
+        integers = np.take_along_axis(integers, column[:, None], 2)
+    complete = ~((integers.min(1) == INVALID) & there).any(1)
+    mine = rows
+    if not complete.all():
+        integers, mine = integers[complete], rows[complete]
     # Single precision has room for any integer here; resampling sums, so it gets double.
     kind = np.float32 if up == down else np.float64
-    mine = rows[complete]
-    values = integers[complete] - scale.zero[mine][:, None].astype(kind)
+    values: NDArray[Any] = integers.astype(kind)
+    values -= scale.zero[mine][:, None].astype(kind)
     values *= scale.factor[mine][:, None].astype(kind)
     if up != down:
         pieces = [
@@ -134,5 +138,6 @@ def _cut(
             for piece, low, start in zip(values, ranges[complete, 0], starts[complete], strict=True)
         ]
         values = np.stack(pieces) if pieces else np.zeros((0, count, values.shape[2]))
-    np.copyto(values, np.nan, where=~there[complete][:, None])
+    if not there.all():
+        np.copyto(values, np.nan, where=~there[complete][:, None])
     return values, complete

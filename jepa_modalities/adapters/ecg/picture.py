@@ -121,7 +121,7 @@ def received(maps: Tensor, time: int) -> NDArray[np.float64]:
 
 def thinned(time: NDArray[Any], values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """At most about `MOST_POINTS` points that keep every peak: lowest and highest of equal runs."""
-    step = max(2 * len(values) // MOST_POINTS, 1)
+    step = -(-2 * len(values) // MOST_POINTS)
     if step < 3:
         return time, values
     whole = len(values) // step * step

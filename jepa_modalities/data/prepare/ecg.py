@@ -234,7 +234,7 @@ def _state(file: Path) -> list[int] | None:
 
 def _check_part(source: Source, part: Part, on_error: OnError) -> None:
     """What an interrupted call has done must still be so."""
-    again = f"remove {part.folder} or begin anew with resume=False"
+    again = "begin anew (--anew, resume=False)"
     for row, entry in enumerate(part.entries):
         if row >= len(source.items) or source.items[row].record_id != entry["record_id"]:
             raise ValueError(

@@ -64,7 +64,7 @@ def prepare_mitdb(
     items = [
         Item(
             record_name(folder, header),
-            with_payload(header),
+            with_payload(header, annotator),
             "mitdb",
             patient_id="201" if header.stem == "202" else header.stem,
             fold=FOLD.get(header.stem, -1),

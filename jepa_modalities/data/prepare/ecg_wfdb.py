@@ -50,8 +50,9 @@ def prepare_wfdb(
     """
     folder = Path(source)
     reader = partial(read_wfdb, annotator=annotator)
+    title = name or folder.resolve().name
     items = [
-        Item(record_name(folder, file), with_payload(file), name or folder.resolve().name)
+        Item(record_name(folder, file), with_payload(file, annotator), title)
         for file in headers_below(folder)
     ]
     given = Source("wfdb", items, reader, settings={"annotator": annotator})
@@ -75,10 +76,11 @@ def headers_below(folder: Path) -> Sequence[Path]:
     return found
 
 
-def with_payload(header: Path) -> tuple[Path, ...]:
-    """The header, and its samples where they have the usual name: changes of both are noticed."""
-    usual = (header.with_suffix(suffix) for suffix in (".dat", ".mat"))
-    return (header, *(path for path in usual if path.is_file()))
+def with_payload(header: Path, annotator: str | None = None) -> tuple[Path, ...]:
+    """A header, and samples and annotations of the usual names: changes of all are noticed."""
+    usual = (".dat", ".mat", f".{annotator or DEFAULT_ANNOTATOR}")
+    beside = (header.with_suffix(suffix) for suffix in usual)
+    return (header, *(path for path in beside if path.is_file()))
 
 
 def record_name(folder: Path, header: Path) -> str:

@@ -130,6 +130,6 @@ def _read(log: BinaryIO, folder: Path, settings: Any) -> list[Entry]:
         )
         raise ValueError(
             f"{folder} was begun with another {' and '.join(changed)}; give the same, or begin "
-            f"anew with resume=False"
+            f"anew (--anew, resume=False)"
         )
     return [json.loads(line) for line in lines]
