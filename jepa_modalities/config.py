@@ -153,6 +153,10 @@ class TrainConfig:
     """momentum of the teacher, first and last; linear between"""
     clip: float | None = None
     """largest gradient norm"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates"""
+    eps: float = 1e-8
+    """AdamW's floor of the denominator"""
     precision: Literal["auto", "fast", "fp32", "bf16"] = "auto"
     """auto: bf16 on GPU, fp32 on CPU; fast: bf16 also on CPUs with bf16 instructions"""
     seed: int = 0

@@ -183,7 +183,7 @@ class Trainer:
         # first step.
         self.monitor.look(self.jepa.teacher, None)
         self.model = wrap(self.jepa, peers, config.train.strategy)
-        self.optimizer = optimiser(self.jepa)
+        self.optimizer = optimiser(self.jepa, config.train.betas, config.train.eps)
         self.parameters = [p for p in self.jepa.parameters() if p.requires_grad]
         self.step = 0
         self.verdict = ""
