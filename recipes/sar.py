@@ -71,7 +71,7 @@ def sar_mstar_tiny_cpu() -> SarConfig:
             train_path=_mstar(),
             scaling="linear",
         ),
-        encoder=EncoderConfig(dim=128, depth=4, heads=4, position_scale=0.3),
+        encoder=EncoderConfig(dim=128, depth=4, heads=4, position_scale=0.3, rescale=False),
         predictor=PredictorConfig(width=64, depth=2, heads=4),
         mask=SarMaskConfig(kind="none"),
         views=2,
@@ -87,6 +87,7 @@ def sar_mstar_tiny_cpu() -> SarConfig:
             warmup_steps=22,
             weight_decay=(0.05, 0.05),
             ema=(0.98, 0.995),
+            betas=(0.9, 0.95),
             clip=1.0,
             precision="fast",
         ),
@@ -149,7 +150,7 @@ def sar_mstar_small() -> SarConfig:
     config = sar_mstar_tiny_cpu()
     return replace(
         config,
-        encoder=EncoderConfig(dim=256, depth=6, heads=8, position_scale=0.3),
+        encoder=EncoderConfig(dim=256, depth=6, heads=8, position_scale=0.3, rescale=False),
         regulariser=replace(_VIEWS, widths=(1024, 1024)),
         train=replace(
             config.train,
@@ -219,6 +220,7 @@ def sar_jepa_base() -> SarConfig:
             warmup_epochs=20,
             weight_decay=(0.05, 0.05),
             ema=(0.996, 1.0),
+            betas=(0.9, 0.95),
             precision="fp32",
         ),
         evaluate=SarEvaluateConfig(untrained=1),

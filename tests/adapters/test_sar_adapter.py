@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from jepa_modalities.adapters.base import build_jepa, build_masker
 from jepa_modalities.adapters.sar import source
@@ -207,22 +208,42 @@ def test_maps_of_the_stored_canvas_are_those_of_the_cut() -> None:
     assert len(move.offset.unique(dim=0)) > 1 and 0 < int(move.flip.sum()) < 6
 
 
+def rectangles(sizes: list[tuple[int, int]], canvas: int) -> Tensor:
+    """Chips of these sizes in the middle of a canvas: their validity."""
+    valid = torch.zeros(len(sizes), canvas, canvas, dtype=torch.bool)
+    for row, (height, width) in enumerate(sizes):
+        top, left = (max(canvas - native, 0) // 2 for native in (height, width))
+        valid[row, top : top + height, left : left + width] = True
+    return valid
+
+
 def test_crops_do_not_leave_chips_that_are_large_enough() -> None:
-    sizes = torch.tensor([[80, 80], [70, 64], [40, 33], [20, 200], [63, 65]])
-    room = crop_room(sizes, (80, 80), (64, 64))
-    for (height, width), axes in zip(sizes.tolist(), room.tolist(), strict=True):
-        for native, (low, high) in zip((height, width), axes, strict=True):
-            begin = (80 - min(native, 80)) // 2
-            if native >= 64:
-                assert (low, high) == (begin, begin + min(native, 80) - 64)
+    sizes = [(80, 80), (70, 64), (40, 33), (20, 80), (63, 65)]
+    box = real_box(rectangles(sizes, 80), 5, (80, 80))
+    room = crop_room(box, (80, 80), (64, 64))
+    for native, edges, axes in zip(sizes, box.tolist(), room.tolist(), strict=True):
+        for length, (begin, end), (low, high) in zip(native, edges, axes, strict=True):
+            assert (begin, end) == ((80 - length) // 2, (80 - length) // 2 + length)
+            if length >= 64:
+                assert (low, high) == (begin, end - 64)
             else:
                 assert low == high == 8  # small chips stay in the middle
+    whole = real_box(None, 3, (80, 72))
+    assert whole.tolist() == [[[0, 80], [0, 72]]] * 3
+
+
+def test_enlarged_chips_are_shifted_like_all_others(mixed: Path) -> None:
+    """Their native size is small, but they cover the canvas."""
+    config = padded(mixed, replace(CONFIGS["two views"], view_augment=SHIFT))
+    adapter = SarAdapter(replace(config, data=replace(config.data, fit="resize")))
+    assert not adapter.source.padded and adapter.source.dropped == 0
+    assert adapter.source.room.tolist() == [[[0, 16], [0, 16]]] * 24
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_which_tokens_show_the_chip(flip: bool) -> None:
-    sizes = torch.tensor([[20, 48], [31, 9], [48, 48], [33, 26]])
-    box = real_box(sizes, (48, 48))
+    sizes = [(20, 48), (31, 9), (48, 48), (33, 26)]
+    box = real_box(rectangles(sizes, 48), 4, (48, 48))
     canvas = torch.full((4, 1, 48, 48), PADDING)
     for row, ((top, bottom), (left, right)) in enumerate(box.tolist()):
         canvas[row, :, top:bottom, left:right] = 1.0
@@ -343,7 +364,7 @@ def test_complaints_about_padding_labels_and_targets(mixed: Path) -> None:
     crop = padded(mixed, replace(BASE, augment=SarAugmentConfig(crop=(0.5, 1.0))))
     with pytest.raises(ValueError, match=r"augment\.crop resizes"):
         SarAdapter(crop)
-    with pytest.raises(ValueError, match=r"no split 'test'.*data\.test_path"):
+    with pytest.raises(ValueError, match=r"no split 'test' or 'val'.*data\.test_path"):
         SarAdapter(changed(padded(mixed, BASE), {"evaluate.enabled": True, "evaluate.shots": (2,)}))
     with pytest.raises(ValueError, match=r"target\.radii = \(5, 40\)"):
         SarAdapter(changed(BASE, {"target.radii": (5, 40)})).target()

@@ -111,20 +111,22 @@ def mask_picture(images: Tensor, masks: Masks, grid: tuple[int, int], patch: int
         patch: side of a token, pixels.
     """
     groups = masks.context.shape[1]
-    figure, axes = sheet(len(images), ["chip", *(f"group {n + 1}" for n in range(groups))])
+    headings = [f"group {n + 1}" for n in range(groups)] if groups > 1 else ["visible", "predicted"]
+    figure, axes = sheet(len(images), ["chip", *headings])
     seen, hidden = token_maps(masks, grid)
     extent = (-0.5, images.shape[-1] - 0.5, images.shape[-2] - 0.5, -0.5)
     for row, chip in enumerate(displayed(images)):
         for spot in axes[row]:
             show(spot, chip, cmap="gray", vmin=0, vmax=1)
         for group in range(groups):
-            veil = torch.zeros(*grid, 4)
-            veil[..., :3], veil[..., 3] = 0.45, 0.82
-            veil[seen[row, group], 3] = 0.0
-            veil[hidden[row, group]] = torch.tensor([0.82, 0.29, 0.05, 0.55])
-            show(axes[row][group + 1], veil, extent=extent)
+            spot = axes[row][group + 1]
+            visible, predicted = seen[row, group], hidden[row, group]
+            if groups == 1:
+                show(spot, _veil(visible, torch.zeros_like(visible)), extent=extent)
+                spot = axes[row][2]
+            show(spot, _veil(visible, predicted), extent=extent)
             if masks.hidden is not None:
-                _frame(axes[row][group + 1], seen[row, group] | hidden[row, group], patch)
+                _frame(spot, visible | predicted, patch)
     caption = "Clear: tokens that the encoder sees. Orange: tokens whose features are predicted"
     caption += (
         ", shown to the encoder as mask tokens. Grey: outside the window."
@@ -132,6 +134,15 @@ def mask_picture(images: Tensor, masks: Masks, grid: tuple[int, int], patch: int
         else ". Hidden tokens never enter the network."
     )
     return Picture("Windows and masks" if groups > 1 else "Masks", caption, figure)
+
+
+def _veil(seen: Tensor, predicted: Tensor) -> Tensor:
+    """Clear over visible tokens, orange over predicted ones, grey elsewhere, (rows, columns, 4)."""
+    veil = torch.zeros(*seen.shape, 4)
+    veil[..., :3], veil[..., 3] = 0.45, 0.82
+    veil[seen, 3] = 0.0
+    veil[predicted] = torch.tensor([0.82, 0.29, 0.05, 0.55])
+    return veil
 
 
 def token_maps(masks: Masks, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

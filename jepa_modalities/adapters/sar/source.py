@@ -48,8 +48,8 @@ class Labelled:
 class SarSource:
     """Opens the pretraining pool; labelled chips when they are asked for.
 
-    Chips too small to be masked (sides under half of what the encoder sees) are left out of the
-    pool; `dropped` counts them.
+    Padded chips with sides under half of what the encoder sees are left out of the pool; `dropped`
+    counts them.
 
     Args:
         data: paths and sizes.
@@ -72,7 +72,8 @@ class SarSource:
         self.data = data
         pool = self._read(data.path, "train", canvas(data))
         smallest = torch.tensor(data.size) // 2
-        large = (pool.sizes >= smallest).all(1)
+        box = real_box(pool.valid, len(pool), canvas(data))
+        large = (box[..., 1] - box[..., 0] >= smallest).all(1)
         self.dropped = int((~large).sum())
         if not bool(large.any()):
             raise ValueError(
@@ -87,8 +88,8 @@ class SarSource:
         self.images = pad_canvas(pool.values, pool.valid)
         self.padded = bool((self.images < 0).any())
         self.sizes = pool.sizes
-        self.room = crop_room(pool.sizes, canvas(data), data.size)
-        self.box = real_box(pool.sizes, canvas(data))
+        self.box = box[rows]
+        self.room = crop_room(self.box, canvas(data), data.size)
         self._labelled: dict[str, Labelled] = {}
 
     def __len__(self) -> int:
@@ -109,7 +110,7 @@ class SarSource:
         there = splits(path)
         part = split if split in there else None
         if split == "test" and part is None and there:
-            part = next((name for name in ("val", "test") if name in there), "all")
+            part = "val" if "val" in there else "all"
         return read_chips(
             path,
             size,
@@ -134,9 +135,9 @@ class SarSource:
             train = data.train_path or data.path
             path = train if split == "train" else data.test_path or train
             own = split == "test" and not data.test_path and path != SYNTHETIC
-            if own and "test" not in splits(path):
+            if own and not {"test", "val"} & set(splits(path)):
                 raise ValueError(
-                    f"{path} has no split 'test': name labelled test chips as data.test_path, or "
+                    f"{path} has no split 'test' or 'val': name labelled test chips as data.test_path, or "
                     f"set evaluate.enabled to False"
                 )
             chips = self._read(path, split, canvas(data, max(data.margin, max(RADII))))
@@ -180,27 +181,33 @@ class SarSource:
         return self.images[rows]
 
 
-def real_box(sizes: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """Where a centred chip begins and ends on its canvas, long, (chips, axes, 2).
+def real_box(valid: Tensor | None, chips: int, canvas: tuple[int, int]) -> Tensor:
+    """Where each chip begins and ends on its canvas, long, (chips, axes, 2).
+
+    Native sizes do not tell: an enlarged chip covers its canvas.
 
     Args:
-        sizes: native height and width, (chips, 2).
+        valid: False on padding, bool, (chips, height, width), one rectangle each; None for none.
+        chips: how many.
         canvas: height and width.
     """
-    whole = torch.tensor(canvas)
-    native = torch.minimum(sizes, whole)
-    begin = (whole - native).div(2, rounding_mode="floor")
-    return torch.stack([begin, begin + native], dim=-1)
+    if valid is None:
+        return torch.tensor([[0, side] for side in canvas]).expand(chips, 2, 2).clone()
+    edges = []
+    for axis, side in ((2, canvas[0]), (1, canvas[1])):
+        inside = valid.any(axis).byte()
+        edges.append(torch.stack([inside.argmax(1), side - inside.flip(1).argmax(1)], dim=-1))
+    return torch.stack(edges, dim=1)
 
 
-def crop_room(sizes: Tensor, canvas: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def crop_room(box: Tensor, canvas: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Where a crop may begin so that it leaves no chip that is large enough.
 
     A chip that is smaller than the crop stays in its middle: it must not wander to the border,
     where a window could miss it.
 
     Args:
-        sizes: native height and width, (chips, 2).
+        box: from `real_box`.
         canvas: height and width of the stored chips.
         size: height and width of the crop.
 
@@ -208,7 +215,7 @@ def crop_room(sizes: Tensor, canvas: tuple[int, int], size: tuple[int, int]) -> 
         First and last offset along each axis, long, (chips, axes, 2).
     """
     whole, crop = torch.tensor(canvas), torch.tensor(size)
-    begin, end = real_box(sizes, canvas).unbind(-1)
+    begin, end = box.unbind(-1)
     fits = end - begin >= crop
     middle = (whole - crop).div(2, rounding_mode="floor").expand_as(begin)
     first = torch.where(fits, begin, middle)
