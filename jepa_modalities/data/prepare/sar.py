@@ -10,7 +10,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from jepa_modalities.data.prepare.image import Prepared
+from jepa_modalities.data.prepare.part import Prepared
 from jepa_modalities.data.sar.canvas import place
 from jepa_modalities.data.sar.mstar import index_mstar
 from jepa_modalities.data.sar.source import Decoded, Options, expand, read_source, splits
