@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 from jepa_modalities.adapters.ecg.config import (
     ECGAugment,
@@ -27,15 +25,6 @@ from jepa_modalities.config import (
     TrainConfig,
 )
 from jepa_modalities.core.registry import recipes
-
-
-def data_root() -> str:
-    """Folder of the data sets: $JEPA_DATA, or ../shared/data beside a clone."""
-    if "JEPA_DATA" in os.environ:
-        return os.environ["JEPA_DATA"]
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    return str(beside) if beside.is_dir() else "JEPA_DATA"  # the error then names the variable
-
 
 # The student's crops only; the target sees the clean ones.
 _CHANGES = ECGAugment(lead_dropout=0.8, dropped=0.5, scale=0.1, noise=0.05)
@@ -88,11 +77,12 @@ def ecg_synthetic() -> ECGConfig:
 def ecg_ptbxl_sub100_tiny() -> ECGConfig:
     """1,819 PTB-XL records at 100 Hz: masked prediction of random-kernel responses, CPU.
 
-    At most 30 minutes on 2 cores. Aim: frozen above the random kernels of the same run.
+    Make the file with `jm prepare ptbxl FOLDER ptbxl_sub100.h5`. At most 30 minutes on 2 cores.
+    Aim: frozen above the random kernels of the same run.
     """
     config = _small(
         6000,
-        data=ECGData(path=f"{data_root()}/ecg/ptbxl_sub100.h5", crop=5.0, patch=0.1),
+        data=ECGData(path="ptbxl_sub100.h5", crop=5.0, patch=0.1),
         # The stored records are z-scored per lead already.
         preprocess=PreprocessConfig(fs=100.0, unit="NU", normalise="none"),
     )

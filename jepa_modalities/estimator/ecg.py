@@ -116,7 +116,8 @@ class ECGJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         signals = self._checked(X, self.leads)
         config = self._configuration()
-        adapter = ECGAdapter(config, None, in_memory(signals, self.fs, self.leads, self.unit))
+        records = in_memory(signals, self.fs, self.leads, self.unit)
+        adapter: Any = ECGAdapter(config, None, records)
         peers = Processes(0, 1, pick_device(config.train.device))
         if self.steps == 0:
             encoder, self.verdict_ = untrained(config, adapter, config.train.seed), "untrained"

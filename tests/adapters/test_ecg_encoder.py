@@ -178,7 +178,10 @@ def test_long_recordings_go_window_by_window(config: ECGConfig) -> None:
         place = grid_positions(channels, 20) if channels > 1 else grid_positions(20)
         # Positions begin anew for the first window only when they are those of training.
         alone = encoder(Tokens(part, place), blocks=True)
-        for mine, other in [(whole.tokens, alone.tokens), *zip(whole.blocks, alone.blocks)]:
+        for mine, other in [
+            (whole.tokens, alone.tokens),
+            *zip(whole.blocks, alone.blocks, strict=True),
+        ]:
             mine, other = mine.unflatten(1, (channels, 50)), other.unflatten(1, (channels, 20))
             for time in fresh:
                 torch.testing.assert_close(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from jepa_modalities.adapters.ecg import beat, evaluator, holter, picture, rhythm
+from jepa_modalities.adapters.ecg import beat, evaluator, holter, picture, rhythm, trace
 from jepa_modalities.adapters.ecg.adapter import ECGAdapter
 from jepa_modalities.adapters.ecg.config import ECGConfig, ECGData, ECGEncoder
 from jepa_modalities.adapters.ecg.preprocess import PreprocessConfig
@@ -294,7 +294,7 @@ def test_scored_recordings_are_never_learnt_from() -> None:
 
 def test_spans_and_hidden_times() -> None:
     hidden = torch.tensor([True, True, False, True, False, False, True])
-    assert picture.spans(hidden) == [(0, 2), (3, 4), (6, 7)]
+    assert trace.spans(hidden) == [(0, 2), (3, 4), (6, 7)]
     context = torch.tensor([[[0, 2, 5, 7]]])  # two leads of 5 times: 0 and 2 are seen in both
     masks = Masks(context, torch.zeros(1, 1, 1, dtype=torch.long))
     assert picture.hidden_time(masks, 5)[0].tolist() == [False, True, False, True, True]
@@ -303,8 +303,8 @@ def test_spans_and_hidden_times() -> None:
 def test_thinned_lines_keep_their_peaks() -> None:
     values = np.zeros(5000)
     values[[17, 2501]] = [3.0, -4.0]
-    time, drawn = picture.thinned(np.arange(5000.0), values)
-    assert len(drawn) <= picture.MOST_POINTS and drawn.max() == 3.0 and drawn.min() == -4.0
+    time, drawn = trace.thinned(np.arange(5000.0), values)
+    assert len(drawn) <= trace.MOST_POINTS and drawn.max() == 3.0 and drawn.min() == -4.0
     assert (np.diff(time) >= 0).all() and 17.0 in time
 
 

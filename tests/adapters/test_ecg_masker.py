@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def runs(row: np.ndarray) -> tuple[list[int], list[int]]:
     """Lengths of the visible and of the hidden runs, by a plain loop."""
     found: tuple[list[int], list[int]] = ([], [])
     length = 1
-    for before, now in zip(row[:-1], row[1:], strict=True):
+    for before, now in pairwise(row):
         if before == now:
             length += 1
         else:

@@ -1,4 +1,4 @@
-"""Multi-label probes: areas against scikit-learn and by pairs, missing classes, paired intervals."""
+"""Multi-label probes: areas by pairs, missing classes, draws of labels, paired intervals."""
 
 from __future__ import annotations
 

@@ -38,6 +38,10 @@ class ECGData:
     records: int = 600
     """synthetic: records for training; a third as many for choices and for scores"""
 
+    def __post_init__(self) -> None:
+        # JSON knows lists only.
+        object.__setattr__(self, "weights", tuple((str(n), float(w)) for n, w in self.weights))
+
 
 @dataclass(frozen=True)
 class ECGAugment:

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_modalities.adapters.base import build_masker
+from jepa_modalities.adapters.ecg.trace import LEFT, SPEED, WIDTH, paper, spans, strips, thinned
 from jepa_modalities.core.batch import Tokens
 from jepa_modalities.core.draw import seeded
 from jepa_modalities.core.masking import Masks
@@ -24,13 +22,8 @@ from jepa_modalities.eval.page import Picture, colour
 if TYPE_CHECKING:
     from jepa_modalities.adapters.ecg.adapter import ECGAdapter
 
-WIDTH = 420.0  # CSS pixels: text stays readable when a phone shows the figure at 350
-LEFT = 34.0  # room for lead names
-SPEED = 25.0  # paper: mm per second
 GAINS = {"mV": 10.0}  # mm per unit; signals without a unit are drawn at 1.5 mm per deviation
 ROW = 11.0  # mm between leads
-MOST_POINTS = 700  # of a line: more than the picture has pixels
-PAPER = ("#f6d5d2", "#e8aaa5")  # lines of 1 and 5 mm
 
 
 def pictures(adapter: ECGAdapter, encoders: dict[str, list[nn.Module]]) -> dict[str, Picture]:
@@ -119,28 +112,6 @@ def received(maps: Tensor, time: int) -> NDArray[np.float64]:
     return (share * time).double().numpy()
 
 
-def thinned(time: NDArray[Any], values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """At most about `MOST_POINTS` points that keep every peak: lowest and highest of equal runs."""
-    step = -(-2 * len(values) // MOST_POINTS)
-    if step < 3:
-        return time, values
-    whole = len(values) // step * step
-    parts = np.nan_to_num(values[:whole]).reshape(-1, step)
-    ends = np.sort(np.stack([parts.argmin(1), parts.argmax(1)], 1), 1)
-    index = (ends + np.arange(len(parts))[:, None] * step).ravel()
-    return time[index], values[index]
-
-
-def paper(axes: Axes, seconds: float, low: float, high: float) -> None:
-    """Millimetre paper behind a trace whose y axis is in mm: lines of 1 mm and of 5 mm."""
-    for step, width, paint in ((1, 0.35, PAPER[0]), (5, 0.7, PAPER[1])):
-        across = np.arange(0, seconds * SPEED + 1e-6, step) / SPEED
-        up = np.arange(np.ceil(low / step) * step, high + 1e-6, step)
-        lines = [[(x, low), (x, high)] for x in across] + [[(0, y), (seconds, y)] for y in up]
-        axes.add_collection(LineCollection(lines, colors=paint, linewidths=width, zorder=0))
-    axes.set(xlim=(0, seconds), ylim=(low, high))
-
-
 def mask_picture(
     signal: NDArray[Any],
     fs: float,
@@ -201,12 +172,6 @@ def mask_picture(
     return Picture("Masked spans", caption, figure)
 
 
-def spans(hidden: Tensor) -> list[tuple[int, int]]:
-    """Runs of True as (first, end)."""
-    edge = np.flatnonzero(np.diff(np.r_[0, hidden.numpy().astype(int), 0]))
-    return list(zip(edge[::2].tolist(), edge[1::2].tolist(), strict=True))
-
-
 def attention_picture(
     traces: NDArray[Any], fs: float, weights: Mapping[str, NDArray[Any]], lead: str
 ) -> Picture:
@@ -252,27 +217,6 @@ def attention_picture(
         f"last block, averaged over queries and heads; 1 is uniform."
     )
     return Picture("Attention over time", caption, figure)
-
-
-def strips(
-    count: int, height: float, foot: float = 30, head: float = 22
-) -> tuple[Figure, list[Axes]]:
-    """A column of wide axes; heights in CSS pixels."""
-    whole = head + count * height + foot
-    with house_style():
-        figure = canvas(WIDTH, whole)
-        cells = [
-            figure.add_axes(
-                (
-                    LEFT / WIDTH,
-                    (whole - head - (number + 1) * height + 8) / whole,
-                    1 - (LEFT + 8) / WIDTH,
-                    (height - 8) / whole,
-                )
-            )
-            for number in range(count)
-        ]
-    return figure, cells
 
 
 def nearest(features: Tensor, query: int, k: int) -> list[int]:
