@@ -304,6 +304,13 @@ def test_users_chips_are_read(kind: str) -> None:
     assert (read[:, :, :14] == PADDING).all() and (read[:, :, 34:] == PADDING).all()
 
 
+def test_users_chips_that_are_enlarged_have_no_padding() -> None:
+    config = replace(BASE, data=replace(BASE.data, fit="resize"))
+    read = SarModality.read(config, np.full((2, 20, 24), 0.5, np.float32))
+    assert read.shape == (2, 1, 48, 48)
+    torch.testing.assert_close(read, torch.full_like(read, 0.5))
+
+
 @pytest.mark.parametrize(
     "bad", [np.zeros((3, 8)), -np.ones((1, 40, 40)), np.full((1, 40, 40), np.nan)]
 )

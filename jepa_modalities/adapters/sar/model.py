@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jepa_modalities.adapters.base import Geometry
 from jepa_modalities.adapters.sar.config import SarConfig, SarData
 from jepa_modalities.adapters.sar.masker import LocalWindowMasker, RealTokenMasker
-from jepa_modalities.adapters.sar.tokenizer import PADDING, SarTokenizer, pad_canvas
+from jepa_modalities.adapters.sar.tokenizer import SarTokenizer, pad_canvas
 from jepa_modalities.core.masking import Masker
 from jepa_modalities.core.registry import modalities
 from jepa_modalities.data.sar.canvas import place, validity
@@ -123,7 +123,4 @@ class SarModality:
         placed = [place(chip, size, data.fit) for chip in values[:, 0].numpy()]
         native = torch.tensor(values.shape[-2:]).expand(len(values), 2)
         on_canvas = scaling(data)(torch.from_numpy(np.stack(placed))[:, None])
-        return pad_canvas(on_canvas, validity(native, size))
-
-
-__all__ = ["PADDING", "SarModality", "canvas", "geometry", "scaling", "tokenizer"]
+        return pad_canvas(on_canvas, None if data.fit == "resize" else validity(native, size))

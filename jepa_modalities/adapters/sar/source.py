@@ -137,8 +137,8 @@ class SarSource:
             own = split == "test" and not data.test_path and path != SYNTHETIC
             if own and not {"test", "val"} & set(splits(path)):
                 raise ValueError(
-                    f"{path} has no split 'test' or 'val': name labelled test chips as data.test_path, or "
-                    f"set evaluate.enabled to False"
+                    f"{path} has no split 'test' or 'val': name labelled test chips as "
+                    f"data.test_path, or set evaluate.enabled to False"
                 )
             chips = self._read(path, split, canvas(data, max(data.margin, max(RADII))))
             if chips.labels is None:
