@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROWS = 200_000  # more rows move a quantile by less than a thousandth of the range
+NARROWEST = 1e-6  # width of a bin over the range of its feature
+REACH = 10.0  # how many bins the open ends go on
 
 
 def bin_edges(numeric: NDArray[Any], bins: int, seed: int = 0) -> list[NDArray[np.float64]]:
     """Edges of at most `bins` bins per feature: its different quantiles (Gorishniy et al. 2022).
 
-    NaN is left out; a feature without two different values gets one bin around it.
+    NaN is left out; a feature without two values that float32 tells apart gets one bin around it.
 
     Args:
         numeric: (rows, features).
@@ -28,8 +30,20 @@ def bin_edges(numeric: NDArray[Any], bins: int, seed: int = 0) -> list[NDArray[n
     for column in numeric.T.astype(np.float64):
         known = column[~np.isnan(column)]
         edges = np.unique(np.quantile(known, levels)) if known.size else np.zeros(1)
+        edges = _apart(edges)
         found.append(edges if len(edges) > 1 else edges[0] + np.array([-0.5, 0.5]))
     return found
+
+
+def _apart(edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ascending edges without those that are too close to the one before."""
+    precision = float(np.spacing(np.float32(np.abs(edges).max())))
+    least = max(NARROWEST * (edges[-1] - edges[0]), 4 * precision)
+    kept = [edges[0]]
+    for edge in edges[1:]:
+        if edge - kept[-1] >= least:
+            kept.append(edge)
+    return np.array(kept)
 
 
 def piecewise_linear(
@@ -37,7 +51,8 @@ def piecewise_linear(
 ) -> NDArray[np.float32]:
     """Share of each bin that a value has passed (Gorishniy et al. 2022, equation 1).
 
-    First and last bin go on beyond the training range; missing values are all 0.
+    First and last bin go on beyond the training range, by `REACH` of their widths; missing values
+    are all 0.
 
     Args:
         numeric: (rows, features).
@@ -51,6 +66,6 @@ def piecewise_linear(
         share = (column[:, None] - edge[:-1]) / np.diff(edge)
         low = np.full(share.shape[1], 0.0)
         high = np.full(share.shape[1], 1.0)
-        low[0], high[-1] = -np.inf, np.inf
+        low[0], high[-1] = -REACH, 1 + REACH
         parts.append(np.nan_to_num(np.clip(share, low, high)).astype(np.float32))
     return np.concatenate(parts, axis=1)
