@@ -41,13 +41,14 @@ class ECGTransformer(TokenEncoder):
         masks: Masks | None = None,
         keep: Tensor | None = None,
         blocks: bool = False,
+        hidden: bool = False,
     ) -> Latents:
-        """See `TokenEncoder.forward`."""
+        """See `TokenEncoder.forward`; `hidden` only for one window of all tokens alike."""
         whole = masks is None and keep is None
         if whole and tokens.values.shape[1] > self.window * self.channels:
             return windowed(self, tokens, self.window, self.channels, blocks)
         if not self.cross_pattern:
-            return super().forward(tokens, masks, keep, blocks)
+            return super().forward(tokens, masks, keep, blocks, hidden)
         return self._cross(tokens, masks, keep, blocks)
 
     def _cross(
