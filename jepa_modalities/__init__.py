@@ -17,11 +17,30 @@ _HOME = {
     "recipes": "jepa_modalities.api",
     "Run": "jepa_modalities.api",
     "PretrainedEncoder": "jepa_modalities.api",
+    "TabularJEPA": "jepa_modalities.estimator.transformer",
+    "TabularJEPAClassifier": "jepa_modalities.estimator.supervised",
+    "TabularJEPARegressor": "jepa_modalities.estimator.supervised",
+    "ECGJEPA": "jepa_modalities.estimator.ecg",
 }
-__all__ = ["PretrainedEncoder", "Run", "__version__", "evaluate", "load", "pretrain", "recipes"]
+__all__ = [
+    "ECGJEPA",
+    "PretrainedEncoder",
+    "Run",
+    "TabularJEPA",
+    "TabularJEPAClassifier",
+    "TabularJEPARegressor",
+    "__version__",
+    "evaluate",
+    "load",
+    "pretrain",
+    "recipes",
+]
 
 if TYPE_CHECKING:
     from jepa_modalities.api import PretrainedEncoder, Run, evaluate, load, pretrain, recipes
+    from jepa_modalities.estimator.ecg import ECGJEPA
+    from jepa_modalities.estimator.supervised import TabularJEPAClassifier, TabularJEPARegressor
+    from jepa_modalities.estimator.transformer import TabularJEPA
 
 
 def __getattr__(name: str) -> Any:

@@ -252,8 +252,9 @@ def _pretrain(
     teacher, student = model_state(trained.jepa.teacher), model_state(trained.jepa.encoder)
     if peers.main:
         tokenizer = model_state(adapter.tokenizer)
-        save_encoder(folder / "encoder.safetensors", teacher, tokenizer, config)
-        save_encoder(folder / "student.safetensors", student, tokenizer, config, "student")
+        known = adapter.config  # the run's, completed by what the data say
+        save_encoder(folder / "encoder.safetensors", teacher, tokenizer, known)
+        save_encoder(folder / "student.safetensors", student, tokenizer, known, "student")
         facts = {
             "speed/samples_per_second": trained.samples_per_second or _logged_speed(folder),
             "train/steps": float(trained.step),

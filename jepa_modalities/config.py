@@ -27,16 +27,24 @@ class EncoderConfig:
     """hidden width of the MLPs over dim"""
     stem: Literal["linear", "conv"] = "linear"
     """embedding: linear per token, or an overlapping convolution (two-view training only)"""
-    position: Literal["sincos", "learned"] = "sincos"
-    """position code"""
+    position: Literal["sincos", "learned", "relative"] = "sincos"
+    """position code: added to the tokens, or relative buckets in every block"""
     position_scale: float = 1.0
-    """factor on the sin-cos code"""
+    """factor on the sin-cos code, or on the start of the learned one (standard deviation 0.02)"""
     num_prefix: int = 0
     """learned register tokens outside every mask"""
-    init: Literal["normal", "xavier"] = "xavier"
+    init: Literal["normal", "xavier", "uniform"] = "xavier"
     """start of the linear layers; the papers use normal (std 0.02)"""
     rescale: bool = True
     """smaller start of deeper residual branches"""
+    norm: Literal["pre", "post"] = "pre"
+    """layer norm in front of each branch, or of each sum; of the predictor too"""
+    activation: Literal["gelu", "relu"] = "gelu"
+    """between the layers of the MLPs; of the predictor too"""
+    rescale_by: Literal["layer", "depth"] = "layer"
+    """rescale: by the branch's own layer (I-JEPA), or by the depth for all alike (ECG-JEPA)"""
+    bias: bool = True
+    """biases in linear layers and norms; the ECG-JEPA paper has none"""
 
 
 @dataclass(frozen=True)
@@ -49,24 +57,32 @@ class PredictorConfig:
     """number of blocks"""
     heads: int | None = None
     """attention heads; the encoder's number if not given"""
+    mlp_ratio: float = 4.0
+    """hidden width of the MLPs over width"""
+    position: Literal["sincos", "learned"] = "sincos"
+    """position code of context and targets"""
+    position_scale: float = 1.0
+    """factor on the start of the learned code (standard deviation 0.02)"""
+    sees_prefix: bool = True
+    """the encoder's register tokens are part of the context"""
 
 
 @dataclass(frozen=True)
 class MaskConfig:
     """Which tokens are hidden."""
 
-    kind: Literal["none", "random", "block"] = "block"
-    """none = no masked prediction"""
+    kind: Literal["none", "random", "block", "feature"] = "block"
+    """none = no masked prediction; feature: of a table's columns"""
     keep: tuple[float, float] = (0.4, 0.6)
     """random: share of visible tokens, low and high"""
     num_targets: int = 4
-    """block: targets per sample"""
+    """block, feature: targets per sample"""
     target_scale: tuple[float, float] = (0.15, 0.2)
-    """block: share of the grid per target"""
+    """block, feature: share of the grid per target"""
     target_aspect: tuple[float, float] = (0.75, 1.5)
     """block: height over width of a target"""
     context_scale: tuple[float, float] = (0.85, 1.0)
-    """block: share of the grid of the context"""
+    """block, feature: share of the grid of the context"""
     min_keep: int = 4
     """block: least number of context tokens"""
     lengths: Literal["trim", "pad"] = "trim"
@@ -85,6 +101,8 @@ class TargetConfig:
     """ema: parameter-free layer norm of the latents"""
     layers: int = 1
     """ema: mean over the last so many blocks"""
+    centre: bool = False
+    """ema: subtract the batch's mean latent at each position, so that position is no answer"""
     dim: int = 64
     """dictionary: whitened dimensions"""
     centroids: int = 400
@@ -106,7 +124,7 @@ class LossConfig:
     prediction: Literal["smooth_l1", "l1", "mse", "cosine"] = "smooth_l1"
     """error of the prediction"""
     weight: float = 1.0
-    """weight of the prediction term"""
+    """weight of the prediction term; 0 = no target, only what the modality adds"""
 
 
 @dataclass(frozen=True)
@@ -153,6 +171,10 @@ class TrainConfig:
     """momentum of the teacher, first and last; linear between"""
     clip: float | None = None
     """largest gradient norm"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates"""
+    eps: float = 1e-8
+    """AdamW's floor of the denominator"""
     precision: Literal["auto", "fast", "fp32", "bf16"] = "auto"
     """auto: bf16 on GPU, fp32 on CPU; fast: bf16 also on CPUs with bf16 instructions"""
     seed: int = 0

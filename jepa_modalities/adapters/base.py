@@ -18,8 +18,9 @@ from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.jepa import JEPA
 from jepa_modalities.core.losses import Gather, Prediction, Regulariser
 from jepa_modalities.core.masking import BlockMasker, Masker, Masks, RandomMasker
-from jepa_modalities.core.positions import LearnedPosition, SinCosPosition
+from jepa_modalities.core.positions import LearnedPosition, NoPosition, SinCosPosition
 from jepa_modalities.core.predictor import Predictor
+from jepa_modalities.core.registry import modalities
 from jepa_modalities.core.target import EmaTarget, FixedTarget, HandOver, Target
 
 # One micro-batch: row numbers of this process, and the random numbers that belong to them.
@@ -45,7 +46,12 @@ class Geometry:
 
 
 class Modality(Protocol):
-    """What loading and using an encoder needs to know: no data, no training."""
+    """What loading and using an encoder needs to know: no data, no training.
+
+    A modality may also define `encoder(config, geometry, embed) -> nn.Module | None`, its own
+    encoder, and `masker(config, geometry) -> Masker | None` for mask kinds that only it has; None
+    where the common one is meant.
+    """
 
     Config: type[Any]
 
@@ -71,6 +77,10 @@ class Adapter(Protocol):
 
     The constructor opens and checks the data and fits what needs no gradient (a dictionary), so
     that every complaint comes before long work. Everything random is a function of its arguments.
+
+    `config` may be completed by what the data say (the columns of a table): encoder files carry
+    this one. An adapter may also have `terms() -> list[nn.Module]`, loss terms beside the
+    prediction and the regulariser.
     """
 
     config: Any
@@ -101,7 +111,15 @@ class Adapter(Protocol):
         """Pictures for the report."""
 
 
-def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> TokenEncoder:
+def _own(config: RunConfig, piece: str, *arguments: Any) -> Any:
+    """A piece that the run's modality makes itself, or None."""
+    if config.modality not in modalities:  # an adapter on its own, without a modality
+        return None
+    make = getattr(modalities[config.modality], piece, None)
+    return None if make is None else make(config, *arguments)
+
+
+def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> nn.Module:
     """The encoder of a run, freshly drawn from torch's global generator.
 
     Raises:
@@ -111,9 +129,16 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> To
     for name in ("dim", "depth", "heads"):
         if getattr(choice, name) < 1:
             raise ValueError(f"encoder.{name} = {getattr(choice, name)}: give at least 1")
+    own: nn.Module | None = _own(config, "encoder", geometry, embed)
+    if own is not None:
+        return own
     position: nn.Module
-    if choice.position == "learned":
-        position = LearnedPosition(geometry.num_tokens, choice.dim)
+    relative = choice.position == "relative"
+    if relative:
+        position = NoPosition()
+    elif choice.position == "learned":
+        std = 0.02 * choice.position_scale
+        position = LearnedPosition(geometry.num_tokens, choice.dim, std)
     else:
         position = SinCosPosition(choice.dim, choice.position_scale)
     return TokenEncoder(
@@ -126,6 +151,12 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> To
         choice.num_prefix,
         choice.init,
         choice.rescale,
+        shows_hidden=getattr(build_masker(config, geometry), "shows_hidden", False),
+        norm=choice.norm,
+        activation=choice.activation,
+        rescale_by=choice.rescale_by,
+        bias=choice.bias,
+        relative_axes=len(geometry.grid) if relative else 0,
     )
 
 
@@ -140,6 +171,13 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
         return None
     if mask.kind == "random":
         return RandomMasker(geometry.num_tokens, mask.keep)
+    if mask.kind != "block":
+        own: Masker | None = _own(config, "masker", geometry)
+        if own is None:
+            raise ValueError(
+                f"mask.kind = {mask.kind!r} is not known to modality {config.modality!r}"
+            )
+        return own
     if len(geometry.grid) > 2:
         raise ValueError(
             f"mask.kind = 'block' knows images and sequences, not a grid of {geometry.grid}; use "
@@ -158,15 +196,52 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
     )
 
 
-def build_target(config: RunConfig, fixed: tuple[nn.Module, int] | None) -> Target:
-    """EMA latents, a fixed function, or a hand-over from the second to the first."""
+def build_predictor(config: RunConfig, geometry: Geometry, target_dim: int) -> Predictor:
+    """The predictor of a run, freshly drawn from torch's global generator."""
+    choice, encoder = config.predictor, config.encoder
+    position = None
+    if choice.position == "learned":
+        std = 0.02 * choice.position_scale
+        position = LearnedPosition(geometry.num_tokens, choice.width, std)
+    return Predictor(
+        encoder.dim,
+        choice.width,
+        choice.depth,
+        choice.heads or encoder.heads,
+        target_dim,
+        choice.mlp_ratio,
+        encoder.init,
+        encoder.rescale,
+        position=position,
+        sees_prefix=choice.sees_prefix,
+        norm=encoder.norm,
+        activation=encoder.activation,
+        rescale_by=encoder.rescale_by,
+        bias=encoder.bias,
+        relative_axes=len(geometry.grid) if encoder.position == "relative" else 0,
+        num_prefix=encoder.num_prefix if choice.sees_prefix else 0,
+        shows_hidden=getattr(build_masker(config, geometry), "shows_hidden", False),
+    )
+
+
+def build_target(
+    config: RunConfig, fixed: tuple[nn.Module, int] | None, gather: Gather = lambda x: x
+) -> Target:
+    """EMA latents, a fixed function, a hand-over from the second to the first, or both.
+
+    A `target.kind` that ends in "+ema" predicts both from the first to the last step, each with
+    weight 1.
+    """
     choice = config.target
-    latent = EmaTarget(config.encoder.dim, choice.layer_norm, choice.layers)
+    dim, norm = config.encoder.dim, choice.layer_norm
+    latent = EmaTarget(dim, norm, choice.layers, choice.centre, gather)
     if fixed is None:
         if choice.handover is not None:
             raise ValueError("target.handover needs a fixed target.kind to begin with, not 'ema'")
         return latent
     first = FixedTarget(*fixed)
+    if choice.kind.endswith("+ema"):
+        return HandOver(first, latent, 0.0, 0.0, rest=1.0)
     if choice.handover is None:
         return first
     return HandOver(first, latent, *choice.handover, choice.rest)
@@ -178,10 +253,12 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
     Raises:
         ValueError: choices that exclude each other.
     """
-    if config.mask.kind == "none" and config.regulariser.kind == "none":
+    masked, predicts = config.mask.kind != "none", config.loss.weight != 0
+    added = hasattr(adapter, "terms")
+    if not added and config.regulariser.kind == "none" and not (masked and predicts):
         raise ValueError(
-            "mask.kind = 'none' and regulariser.kind = 'none' leave nothing to learn from; "
-            "give one of them"
+            "mask.kind = 'none' (or loss.weight = 0) and regulariser.kind = 'none' leave nothing "
+            "to learn from; give one of them"
         )
     if config.regulariser.kind != "none" and config.train.accumulate > 1:
         raise ValueError(
@@ -194,19 +271,12 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
         encoder = build_encoder(config, adapter.geometry, adapter.embedding())
         predictor, target = None, None
         terms: list[nn.Module] = []
-        if config.mask.kind != "none":
-            target = build_target(config, adapter.target())
-            heads = config.predictor.heads or config.encoder.heads
-            predictor = Predictor(
-                config.encoder.dim,
-                config.predictor.width,
-                config.predictor.depth,
-                heads,
-                target.dim,
-                init=config.encoder.init,
-                rescale=config.encoder.rescale,
-            )
-            terms.append(Prediction(config.loss.prediction, config.loss.weight))
+        if masked:
+            if predicts:
+                target = build_target(config, adapter.target(), gather)
+                terms.append(Prediction(config.loss.prediction, config.loss.weight))
+            dim = config.encoder.dim if target is None else target.dim
+            predictor = build_predictor(config, adapter.geometry, dim)
         choice = config.regulariser
         if choice.kind != "none":
             predicted = target.dim if target is not None else config.encoder.dim
@@ -221,4 +291,8 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
                     choice.weight,
                 )
             )
+        if added:
+            terms += adapter.terms()  # type: ignore[attr-defined]
+        if not terms:
+            raise ValueError("no loss term is switched on: there is nothing to learn from")
         return JEPA(encoder, predictor, target, terms, gather)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+PART = 4096  # rows of a table that `jm embed` holds at a time
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {}
 
 
@@ -132,20 +134,27 @@ def _embed(args: list[str]) -> int:
     parser.add_argument("--device", default="cpu")
     own = parser.parse_args(args)
     from jepa_modalities import api
-    from jepa_modalities.cli.table import write_features
+    from jepa_modalities.cli.table import stream_features, write_features
+    from jepa_modalities.data.table_part import frame_parts, is_table
 
     out = Path(own.out)
     if out.suffix not in (".npy", ".parquet"):
         raise ValueError(f"--out {out}: give a name that ends in .npy or .parquet")
     encoder = api.load(own.run, own.device)
-    features = encoder.embed(own.input, own.pooling)
-    write_features(out, features)
-    print(f"{len(features)} samples x {features.shape[1]} features: {out}")
+    if is_table(own.input) and out.suffix == ".parquet":  # of any length: part by part
+        parts = (encoder.embed(part, own.pooling) for part in frame_parts(own.input, PART))
+        rows, width = stream_features(out, parts)
+    else:
+        features = encoder.embed(own.input, own.pooling)
+        write_features(out, features)
+        rows, width = features.shape
+    print(f"{rows} samples x {width} features: {out}")
     return 0
 
 
 @command("prepare", "build a training file from raw data")
 def _prepare(args: list[str]) -> int:
+    from jepa_modalities.cli.progress import progress_bar
     from jepa_modalities.data.prepare import PREPARERS
 
     known = ", ".join(sorted(PREPARERS))
@@ -153,20 +162,66 @@ def _prepare(args: list[str]) -> int:
     parser.add_argument("dataset", choices=sorted(PREPARERS))
     parser.add_argument("source")
     parser.add_argument("out")
-    parser.add_argument("--size", type=int, help="side of the stored images, pixels")
-    parser.add_argument("--on-error", choices=("raise", "skip"), default="raise")
-    parser.add_argument("--workers", type=int, default=2)
-    own = parser.parse_args(args)
-    summary = PREPARERS[own.dataset](
-        own.source, own.out, size=own.size, on_error=own.on_error, workers=own.workers
+    parser.add_argument("--size", type=int, help="images: side of the stored images, pixels")
+    parser.add_argument("--rate", type=int, help="ptbxl: 100 or 500 Hz")
+    parser.add_argument("--annotator", help="mitdb, wfdb: extension of the annotation files")
+    parser.add_argument("--fs", type=float, help="arrays: sampling rate, Hz")
+    parser.add_argument("--leads", help="arrays: names in order, such as I,II,V1")
+    parser.add_argument("--unit", help="arrays: of the values; mV")
+    parser.add_argument("--gain", type=float, help="arrays: integers per unit")
+    parser.add_argument("--key", help="arrays: dataset in the .h5 file")
+    parser.add_argument("--name", help="wfdb, arrays: of the source")
+    parser.add_argument("--compress", action="store_const", const=True, help="ECG: gzip, half size")
+    parser.add_argument("--on-error", choices=("raise", "skip"), help="what bad items lead to")
+    parser.add_argument(
+        "--strict",
+        action="store_const",
+        const="raise",
+        dest="on_error",
+        help="stop at bad items; the same as --on-error raise",
     )
+    parser.add_argument(
+        "--anew",
+        action="store_const",
+        const=False,
+        dest="resume",
+        help="do not go on with what an interrupted call left behind",
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    own = parser.parse_args(args)
+    given = {name: value for name, value in vars(own).items() if value is not None}
+    options = {name: value for name, value in given.items() if name not in _PREPARE_OWN}
+    prepare = PREPARERS[own.dataset]
+    takes = inspect.signature(prepare).parameters
+    if strange := [name for name in options if name not in takes]:
+        flag = strange[0].replace("_", "-")
+        raise ValueError(f"jm prepare {own.dataset} has no setting --{flag}")
     console = Console()
-    for path in summary.files:
-        console.print(f"{own.dataset}: {path}", soft_wrap=True)
+    with progress_bar(own.quiet) as bar:
+        summary = prepare(own.source, own.out, progress=bar, **options)
+    for path, digest in summary.files.items():
+        console.print(f"{own.dataset}: {path}", soft_wrap=True, highlight=False)
+        console.print(f"sha256: {digest}", soft_wrap=True, highlight=False)
     console.print(f"{summary.written} written, {len(summary.skipped)} skipped")
-    for name, reason in summary.skipped:
-        console.print(f"  {name}: {reason}", soft_wrap=True, markup=False)
+    for line in _skip_summary(summary.skipped):
+        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+    for note in summary.notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
     return 0
+
+
+_PREPARE_OWN = ("dataset", "source", "out", "quiet")
+_SHOWN = 20
+
+
+def _skip_summary(skipped: Sequence[tuple[str, str]]) -> list[str]:
+    """One line per item that was left out; the first of many, the file holds all."""
+    lines = [f"{name}: {reason}" for name, reason in skipped[:_SHOWN]]
+    if len(skipped) > _SHOWN:
+        more = len(skipped) - _SHOWN
+        lines.append(f"and {more:,} more: datasets skipped and skipped_reason of the file")
+    return lines
 
 
 @command("report", "make report.html again, or compare several runs")

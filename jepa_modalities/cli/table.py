@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -75,21 +76,54 @@ def write_features(path: Path, features: NDArray[np.float32]) -> None:
     Raises:
         ValueError: Parquet without pyarrow.
     """
+    if path.suffix != ".npy":
+        stream_features(path, iter([features]))
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        if path.suffix == ".npy":
-            with temporary.open("wb") as file:
-                np.save(file, features)
-        else:
-            try:
-                import pyarrow as arrow
-                from pyarrow import parquet
-            except ImportError:
-                raise ValueError(
-                    "Parquet needs pyarrow: pip install pyarrow, or use .npy"
-                ) from None
-            names = [f"feature_{number}" for number in range(features.shape[1])]
-            parquet.write_table(arrow.table(list(features.T), names=names), temporary)
+        with temporary.open("wb") as file:
+            np.save(file, features)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def stream_features(path: Path, parts: Iterator[NDArray[np.float32]]) -> tuple[int, int]:
+    """Write features as Parquet, one column per feature, one row group per part; atomically.
+
+    Only one part is in memory at a time.
+
+    Args:
+        path: of the file.
+        parts: (rows, width) each, all of one width.
+
+    Returns:
+        Rows and width.
+
+    Raises:
+        ValueError: Parquet without pyarrow, or no part.
+    """
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ValueError("Parquet needs pyarrow: pip install pyarrow, or use .npy") from None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    rows, width, writer = 0, 0, None
+    try:
+        for part in parts:
+            rows, width = rows + len(part), part.shape[1]
+            names = [f"feature_{number}" for number in range(width)]
+            table = arrow.table(list(part.T), names=names)
+            if writer is None:
+                writer = parquet.ParquetWriter(temporary, table.schema)
+            writer.write_table(table)
+        if writer is None:
+            raise ValueError(f"nothing to write to {path}: the input holds no rows")
+        writer.close()
+        os.replace(temporary, path)
+    finally:
+        if writer is not None and writer.is_open:
+            writer.close()
+        temporary.unlink(missing_ok=True)
+    return rows, width

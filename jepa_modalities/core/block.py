@@ -1,8 +1,9 @@
-"""One pre-norm transformer block with timm's key names, so that weights load both ways."""
+"""One transformer block with timm's key names, so that weights load both ways."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """
     if q.device.type != "cpu" or q.dtype == torch.float32:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    if bias is not None and bias.dtype != torch.bool:
+        bias = bias.float()
     with torch.autocast("cpu", enabled=False):
         out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias)
     return out.to(q.dtype)
@@ -28,15 +31,19 @@ class Attention(nn.Module):
     Args:
         dim: width, divisible by `heads`.
         heads: number of heads.
+        buckets: learn a vector per bucket of relative positions, shared by the heads, whose product
+            with the query is added to the logits (iRPE, "contextual on keys", Wu et al. 2021); 0 =
+            none.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, buckets: int = 0) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"heads = {heads} must divide the width {dim}")
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
+        self.relative = nn.Parameter(torch.zeros(buckets, dim // heads)) if buckets else None
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, tokens, dim = x.shape
@@ -44,7 +51,35 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         return q, k, v
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, tail: int | None = None) -> Tensor:
+    def _relative_bias(
+        self, q: Tensor, bias: Tensor | None, bucket: Tensor | None
+    ) -> Tensor | None:
+        """`bias` with the relative part added, (batch, heads, queries, keys).
+
+        Raises:
+            ValueError: a table without buckets to look up.
+        """
+        if self.relative is None:
+            return bias
+        if bucket is None:
+            raise ValueError("these blocks know relative positions only: give them `bucket`")
+        # The product with all vectors first, then a look-up: nothing of (queries, keys, dim).
+        score = q @ self.relative.to(q.dtype).T  # (batch, heads, queries, buckets)
+        pairs = bucket[:, None, -q.shape[2] :].expand(*score.shape[:2], -1, -1)
+        relative = score.gather(-1, pairs)
+        if bias is None:
+            return relative
+        if bias.dtype == torch.bool:
+            return relative.masked_fill(~bias, -math.inf)
+        return relative + bias
+
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        tail: int | None = None,
+        bucket: Tensor | None = None,
+    ) -> Tensor:
         """(batch, tokens, dim) -> (batch, tokens, dim).
 
         Args:
@@ -52,65 +87,100 @@ class Attention(nn.Module):
             bias: added to the attention logits, broadcastable to (batch, heads, tokens, tokens), or
                 a bool mask of the same shape (True = may be attended).
             tail: return the outputs of the last so many tokens only, (batch, tail, dim).
+            bucket: of each pair of tokens, long, (batch or 1, tokens, tokens); for a table of
+                relative positions.
         """
         q, k, v = self._split(x) if tail is None else self._split_tail(x, tail)
-        out = attend(q, k, v, bias)
+        out = attend(q, k, v, self._relative_bias(q, bias, bucket))
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def _split_tail(self, x: Tensor, tail: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of the last `tail` tokens, keys and values of all."""
         dim = x.shape[-1]
         weight, bias = self.qkv.weight, self.qkv.bias
-        q = F.linear(x[:, -tail:], weight[:dim], bias[:dim])
-        both = F.linear(x, weight[dim:], bias[dim:]).unflatten(2, (2, self.heads, -1))
+        first, rest = (None, None) if bias is None else (bias[:dim], bias[dim:])
+        q = F.linear(x[:, -tail:], weight[:dim], first)
+        both = F.linear(x, weight[dim:], rest).unflatten(2, (2, self.heads, -1))
         k, v = both.permute(2, 0, 3, 1, 4)
         return q.unflatten(2, (self.heads, -1)).transpose(1, 2), k, v
 
-    def attention_map(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
+    def attention_map(
+        self, x: Tensor, allowed: Tensor | None = None, bucket: Tensor | None = None
+    ) -> Tensor:
         """Softmax attention, (batch, heads, tokens, tokens); for pictures only.
 
         Args:
             x: normed tokens.
             allowed: True = may be attended, broadcastable to the map; None for all.
+            bucket: see `forward`.
         """
         q, k, _ = self._split(x)
         logits = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        relative = self._relative_bias(q, None, bucket)
+        if relative is not None:
+            logits = logits + relative
         if allowed is not None:
             logits = logits.masked_fill(~allowed, -math.inf)
         return logits.softmax(dim=-1)
 
 
-class Mlp(nn.Module):
-    """Linear, GELU, Linear."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
-    def __init__(self, dim: int, hidden: int) -> None:
+
+class Mlp(nn.Module):
+    """Linear, GELU or ReLU, Linear."""
+
+    def __init__(self, dim: int, hidden: int, activation: str = "gelu") -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"encoder.activation = {activation!r} is not known; choose 'gelu' or 'relu'"
+            )
+        self.activation = activation
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor, inside: list[Tensor] | None = None) -> Tensor:
         """(batch, tokens, dim); what lies between the layers is appended to `inside`."""
-        active = F.gelu(self.fc1(x))
+        active = ACTIVATIONS[self.activation](self.fc1(x))
         if inside is not None:
             inside.append(active)
         return self.fc2(active)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block (ViT), keys as timm's `Block`.
+    """Transformer block, keys as timm's `Block`.
 
     Args:
         dim: width.
         heads: attention heads.
         mlp_ratio: hidden width of the MLP over `dim`.
+        norm: "pre" (ViT: a norm in front of each branch) or "post" (Vaswani et al. 2017: a norm of
+            each sum).
+        activation: "gelu" or "relu".
+        buckets: of relative positions, see `Attention`.
+
+    Raises:
+        ValueError: unknown `norm` or `activation`.
     """
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        norm: str = "pre",
+        activation: str = "gelu",
+        buckets: int = 0,
+    ) -> None:
         super().__init__()
+        if norm not in ("pre", "post"):
+            raise ValueError(f"encoder.norm = {norm!r} is not known; choose 'pre' or 'post'")
+        self.post = norm == "post"
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads)
+        self.attn = Attention(dim, heads, buckets)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, round(dim * mlp_ratio))
+        self.mlp = Mlp(dim, round(dim * mlp_ratio), activation)
 
     def forward(
         self,
@@ -118,31 +188,45 @@ class Block(nn.Module):
         bias: Tensor | None = None,
         tail: int | None = None,
         inside: list[Tensor] | None = None,
+        bucket: Tensor | None = None,
     ) -> Tensor:
-        """(batch, tokens or tail, dim); `bias`, `tail`: see `Attention`; `inside`: see `Mlp`."""
-        out = self.attn(self.norm1(x), bias, tail)
+        """(batch, tokens or tail, dim); `inside`: see `Mlp`, the others: see `Attention`."""
+        if self.post:
+            out = self.attn(x, bias, tail, bucket)
+            x = self.norm1((x if tail is None else x[:, -tail:]) + out)
+            return self.norm2(x + self.mlp(x, inside))
+        out = self.attn(self.norm1(x), bias, tail, bucket)
         x = (x if tail is None else x[:, -tail:]) + out
         return x + self.mlp(self.norm2(x), inside)
 
 
-def initialise(module: nn.Module, how: str = "normal", rescale: bool = True) -> None:
+def initialise(
+    module: nn.Module, how: str = "normal", rescale: bool = True, by: str = "layer"
+) -> None:
     """Set the start values of every Linear and LayerNorm below `module`, in place.
 
     Args:
         module: an encoder or predictor.
         how: "normal" (std 0.02, the reference; its truncation at +-2 is 100 sigma) or "xavier"
-            (uniform, better in short runs of small models).
+            (uniform, better in short runs of small models) or "uniform" (+-1 / sqrt(inputs), the
+            library's own; best for small encoders of tables).
         rescale: divide the last weight of each residual branch by sqrt(2 * layer), layer from 1.
             The published I-JEPA code does so and then erases it by a second initialisation (spec
             1.2): False is what the published runs did.
+        by: "layer", or "depth": divide all alike by sqrt(2 * number of blocks) (ECG-JEPA).
 
     Raises:
         ValueError: unknown `how`.
     """
-    if how not in ("normal", "xavier"):
-        raise ValueError(f"encoder.init = {how!r} is not known; choose 'normal' or 'xavier'")
+    if how not in ("normal", "xavier", "uniform"):
+        raise ValueError(
+            f"encoder.init = {how!r} is not known; choose 'normal', 'xavier' or 'uniform'"
+        )
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
+            if how == "uniform":
+                layer.reset_parameters()
+                continue
             if how == "normal":
                 nn.init.normal_(layer.weight, std=0.02)
             else:
@@ -156,5 +240,13 @@ def initialise(module: nn.Module, how: str = "normal", rescale: bool = True) -> 
         blocks = [layer for layer in module.modules() if isinstance(layer, Block)]
         with torch.no_grad():
             for depth, block in enumerate(blocks, start=1):
-                block.attn.proj.weight /= math.sqrt(2 * depth)
-                block.mlp.fc2.weight /= math.sqrt(2 * depth)
+                count = len(blocks) if by == "depth" else depth
+                block.attn.proj.weight /= math.sqrt(2 * count)
+                block.mlp.fc2.weight /= math.sqrt(2 * count)
+
+
+def strip_biases(module: nn.Module) -> None:
+    """Take the bias from every Linear and LayerNorm below `module`, in place."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.LayerNorm)):
+            layer.register_parameter("bias", None)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Latents, Tokens
-from jepa_modalities.core.block import Block, initialise
+from jepa_modalities.core.block import Block, initialise, strip_biases
 from jepa_modalities.core.masking import Masks, gather
+from jepa_modalities.core.positions import RelativePosition, num_buckets
 
 
 class TokenEncoder(nn.Module):
@@ -19,7 +20,9 @@ class TokenEncoder(nn.Module):
     Args:
         embed: the first learned layer. A token-wise module (`nn.Linear(features, dim)`) sees only
             the tokens it is given; a module with `mixes_tokens = True` (a convolutional stem) sees
-            the whole sample and is refused under masks, because hidden input would leak.
+            the whole sample and is refused under masks, because hidden input would leak. A module
+            with `own_weights = True` has weights of each token's own (columns of a table): it is
+            given whole samples, and the kept tokens are gathered from what it makes.
         position: coordinates (tokens, axes) -> (tokens, dim).
         dim: width.
         depth: number of blocks.
@@ -29,6 +32,12 @@ class TokenEncoder(nn.Module):
         init: "normal" or "xavier", see `initialise`.
         rescale: depth-dependent start of the residual branches, see `initialise`.
         shows_hidden: own a mask token, for maskers that keep hidden positions (`Masks.hidden`).
+        norm: "pre" or "post", see `Block`.
+        activation: "gelu" or "relu".
+        rescale_by: "layer" or "depth", see `initialise`.
+        bias: biases in linear layers and norms.
+        relative_axes: let every block learn the relative positions on a grid of so many axes; 0 for
+            none. `position` may then add nothing.
     """
 
     def __init__(
@@ -43,16 +52,27 @@ class TokenEncoder(nn.Module):
         init: str = "normal",
         rescale: bool = True,
         shows_hidden: bool = False,
+        norm: str = "pre",
+        activation: str = "gelu",
+        rescale_by: str = "layer",
+        bias: bool = True,
+        relative_axes: int = 0,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.embed = embed
         self.position = position
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.relative = RelativePosition(num_prefix) if relative_axes else None
+        buckets = num_buckets(relative_axes) if relative_axes else 0
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, mlp_ratio, norm, activation, buckets) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.prefix = nn.Parameter(torch.zeros(1, num_prefix, dim)) if num_prefix else None
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim)) if shows_hidden else None
-        initialise(self, init, rescale)
+        initialise(self, init, rescale, rescale_by)
+        if not bias:
+            strip_biases(self)
         if self.mask_token is not None:
             nn.init.normal_(self.mask_token, std=0.02)
         if self.prefix is not None:
@@ -96,8 +116,11 @@ class TokenEncoder(nn.Module):
                 )
             x, valid = gather(self.embed(tokens.values) + position, index).flatten(0, 1), None
         else:
-            # Only the kept tokens are embedded: the rest costs nothing and cannot leak.
-            x = self.embed(gather(tokens.values, index)) + position[index]
+            if getattr(self.embed, "own_weights", False):
+                x = gather(self.embed(tokens.values) + position, index)
+            else:
+                # Only the kept tokens are embedded: the rest costs nothing and cannot leak.
+                x = self.embed(gather(tokens.values, index)) + position[index]
             if masks is not None and masks.hidden is not None:
                 if self.mask_token is None:
                     raise ValueError(
@@ -111,7 +134,9 @@ class TokenEncoder(nn.Module):
                 valid = masks.context_valid.flatten(0, 1)
         outputs: list[Tensor] | None = [] if blocks else None
         inside: list[Tensor] | None = [] if hidden else None
-        x, prefix = self._run(x, valid, outputs, inside)
+        flat = None if index is None else index.flatten(0, 1)
+        bucket = None if self.relative is None else self.relative(tokens.positions, flat)
+        x, prefix = self._run(x, valid, bucket, outputs, inside)
         if masks is not None:
             groups = (-1, masks.context.shape[1])
             x = x.unflatten(0, groups)
@@ -125,6 +150,7 @@ class TokenEncoder(nn.Module):
         self,
         x: Tensor,
         valid: Tensor | None,
+        bucket: Tensor | None,
         outputs: list[Tensor] | None,
         inside: list[Tensor] | None,
     ) -> tuple[Tensor, Tensor | None]:
@@ -133,7 +159,7 @@ class TokenEncoder(nn.Module):
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
         bias = key_padding(valid, num_prefix)
         for block in self.blocks:
-            x = block(x, bias, inside=inside)
+            x = block(x, bias, inside=inside, bucket=bucket)
             if outputs is not None:
                 outputs.append(x[:, num_prefix:])
         if inside is not None:
@@ -152,10 +178,11 @@ class TokenEncoder(nn.Module):
         if self.prefix is not None:
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
         allowed = key_padding(tokens.valid, num_prefix)
+        bucket = None if self.relative is None else self.relative(tokens.positions)
         for block in self.blocks[:-1]:
-            x = block(x, allowed)
+            x = block(x, allowed, bucket=bucket)
         last = cast(Block, self.blocks[-1])
-        weights = last.attn.attention_map(last.norm1(x), allowed)
+        weights = last.attn.attention_map(x if last.post else last.norm1(x), allowed, bucket)
         return weights[..., num_prefix:, num_prefix:]
 
 

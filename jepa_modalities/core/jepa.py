@@ -23,6 +23,7 @@ class JEPAOutput:
         loss: weighted sum of the terms, scalar.
         terms: each term's value before its weight, detached; never moved to the host here.
         latents: of the context.
+        masks: of this step, or None without masked prediction.
         context_valid: False where the context is padding, (batch, groups, keep), or None.
         predicted: (batch, blocks, targets, target_dim), or None without masked prediction.
         target: the same shape, detached.
@@ -33,6 +34,7 @@ class JEPAOutput:
     loss: Tensor | None = None
     terms: dict[str, Tensor] = field(default_factory=dict)
     latents: Latents | None = None
+    masks: Masks | None = None
     context_valid: Tensor | None = None
     predicted: Tensor | None = None
     target: Tensor | None = None
@@ -55,7 +57,8 @@ class JEPA(nn.Module):
     Args:
         encoder: the context encoder (the student).
         predictor: None without masked prediction.
-        target: what is predicted; None without masked prediction.
+        target: what is predicted; None without masked prediction, or where only further terms look
+            at what the predictor makes.
         terms: modules `(output, batch, gather) -> scalar` with `name` and `weight`.
         gather: concatenates over processes with gradient; the identity on one process.
     """
@@ -88,12 +91,14 @@ class JEPA(nn.Module):
         """
         output = JEPAOutput()
         if self.predictor is not None and masks is not None:
-            with torch.no_grad():
-                output.target = self.target(batch, masks, self.teacher)
+            if self.target is not None:
+                with torch.no_grad():
+                    output.target = self.target(batch, masks, self.teacher)
+                output.channel_weight = self.target.channel_weight
             output.latents = self.encoder(batch.context, masks)
+            output.masks = masks
             output.context_valid = masks.context_valid
             output.predicted = self.predictor(output.latents, masks, batch.condition)
-            output.channel_weight = self.target.channel_weight
         if batch.views:
             output.views = self.encode_views(batch)
 

@@ -21,7 +21,8 @@ class Masks:
     Attributes:
         context: token numbers, long, (batch, groups, keep).
         targets: token numbers, long, (batch, blocks, targets).
-        hidden: True where a context position is shown as a mask token, bool, like `context`.
+        hidden: True where a context position is shown as a mask token, bool, like `context`. The
+            hidden positions of a group are its last ones, and the targets of its block in order.
         context_valid: False where `context` is filled up to the longest, bool, like `context`.
     """
 

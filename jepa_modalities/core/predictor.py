@@ -6,16 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Latents
-from jepa_modalities.core.block import Block, initialise
+from jepa_modalities.core.block import Block, initialise, strip_biases
 from jepa_modalities.core.encoder import key_padding
 from jepa_modalities.core.masking import Masks
-from jepa_modalities.core.positions import SinCosPosition
+from jepa_modalities.core.positions import (
+    NoPosition,
+    RelativePosition,
+    SinCosPosition,
+    num_buckets,
+)
 
 
 class Predictor(nn.Module):
     """A narrow ViT that fills mask tokens from the context (I-JEPA, section 3).
 
     Each target block is its own sequence: context tokens + one mask token per target position.
+    Where the masks show hidden positions (`Masks.hidden`), the encoder's latents already hold them,
+    last and in the order of the targets: no further mask tokens are put in.
 
     Args:
         dim: width of the encoder.
@@ -26,6 +33,16 @@ class Predictor(nn.Module):
         mlp_ratio: hidden width of the MLPs over `width`.
         init: "normal" or "xavier", see `core.block.initialise`.
         rescale: see `core.block.initialise`.
+        position: coordinates (tokens, axes) -> (tokens, width); sin-cos if not given.
+        sees_prefix: the encoder's register tokens are part of the context.
+        norm: "pre" or "post", see `Block`.
+        activation: "gelu" or "relu".
+        rescale_by: see `core.block.initialise`.
+        bias: biases in linear layers and norms.
+        relative_axes: relative positions in every block instead of sin-cos ones, on a grid of so
+            many axes; 0 for sin-cos.
+        num_prefix: prefix tokens of the encoder, for relative positions.
+        shows_hidden: the masks show hidden positions: no mask token of its own.
     """
 
     def __init__(
@@ -38,16 +55,36 @@ class Predictor(nn.Module):
         mlp_ratio: float = 4.0,
         init: str = "normal",
         rescale: bool = True,
+        position: nn.Module | None = None,
+        sees_prefix: bool = True,
+        norm: str = "pre",
+        activation: str = "gelu",
+        rescale_by: str = "layer",
+        bias: bool = True,
+        relative_axes: int = 0,
+        num_prefix: int = 0,
+        shows_hidden: bool = False,
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(dim, width)
-        self.position = SinCosPosition(width)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        if relative_axes:
+            position = NoPosition()
+        self.position = SinCosPosition(width) if position is None else position
+        self.sees_prefix = sees_prefix
+        self.relative = RelativePosition(num_prefix) if relative_axes else None
+        buckets = num_buckets(relative_axes) if relative_axes else 0
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, norm, activation, buckets) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, target_dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        initialise(self, init, rescale)
-        nn.init.normal_(self.mask_token, std=0.02)
+        # A parameter that no step uses would stop a distributed run.
+        self.mask_token = None if shows_hidden else nn.Parameter(torch.zeros(1, 1, width))
+        initialise(self, init, rescale, rescale_by)
+        if not bias:
+            strip_biases(self)
+        if self.mask_token is not None:
+            nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, latents: Latents, masks: Masks, condition: Tensor | None = None) -> Tensor:
         """Predict every target block.
@@ -61,7 +98,8 @@ class Predictor(nn.Module):
             (batch, blocks, targets, target_dim).
 
         Raises:
-            ValueError: neither one context group nor one per target block.
+            ValueError: neither one context group nor one per target block; hidden positions that
+                are dropped by the masks but expected here.
         """
         batch, blocks, targets = masks.targets.shape
         groups = masks.context.shape[1]
@@ -72,9 +110,16 @@ class Predictor(nn.Module):
             )
         position = self.position(latents.positions)
         context = self.embed(latents.tokens) + position[masks.context]
-        if latents.prefix is not None:
+        if latents.prefix is not None and self.sees_prefix:
             context = torch.cat([self.embed(latents.prefix), context], dim=2)
         context = context.expand(-1, blocks, -1, -1)
+        if masks.hidden is not None:
+            return self._shown(context.flatten(0, 1), latents.positions, masks, condition)
+        if self.mask_token is None:
+            raise ValueError(
+                "the masks drop hidden positions, but the predictor owns no mask token; build it "
+                "with shows_hidden=False"
+            )
         query = self.mask_token + position[masks.targets]
         if condition is not None:
             query = query + condition[:, None, None]
@@ -87,9 +132,41 @@ class Predictor(nn.Module):
             valid = torch.cat(
                 [ones.expand(-1, -1, num_prefix), seen, ones.expand(-1, -1, targets)], dim=2
             ).flatten(0, 1)
+        bucket = None
+        if self.relative is not None:
+            index = torch.cat([masks.context.expand(-1, blocks, -1), masks.targets], dim=2)
+            bucket = self.relative(latents.positions, index.flatten(0, 1))
+        return self._run(x, valid, bucket, masks)
+
+    def _shown(
+        self, x: Tensor, positions: Tensor, masks: Masks, condition: Tensor | None
+    ) -> Tensor:
+        """The same where hidden positions are part of the context, as its last ones.
+
+        Raises:
+            ValueError: a condition, which belongs to mask tokens that are not put in here.
+        """
+        if condition is not None:
+            raise ValueError(
+                "a condition needs mask tokens in the predictor; drop hidden positions"
+            )
+        groups, blocks = masks.context.shape[1], masks.targets.shape[1]
+        index = masks.context.expand(-1, blocks, -1) if groups == 1 else masks.context
+        valid = None
+        if masks.context_valid is not None:
+            seen = masks.context_valid.expand(-1, blocks, -1).flatten(0, 1)
+            valid = torch.cat([seen.new_ones(len(x), x.shape[1] - seen.shape[1]), seen], dim=1)
+        bucket = None
+        if self.relative is not None:
+            bucket = self.relative(positions, index.flatten(0, 1))
+        return self._run(x, valid, bucket, masks)
+
+    def _run(self, x: Tensor, valid: Tensor | None, bucket: Tensor | None, masks: Masks) -> Tensor:
+        """Blocks and head; the last positions of each sequence are its targets."""
+        batch, blocks, targets = masks.targets.shape
         bias = key_padding(valid)
         for number, block in enumerate(self.blocks, start=1):
             # Of the last block only the targets' outputs are wanted.
-            x = block(x, bias, targets if number == len(self.blocks) else None)
+            x = block(x, bias, targets if number == len(self.blocks) else None, bucket=bucket)
         out: Tensor = self.head(self.norm(x[:, -targets:]))
         return out.unflatten(0, (batch, blocks))

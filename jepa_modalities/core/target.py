@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Batch
 from jepa_modalities.core.encoder import TokenEncoder
+from jepa_modalities.core.losses import Gather
 from jepa_modalities.core.masking import Masks, gather
 
 
@@ -41,13 +42,24 @@ class EmaTarget(nn.Module):
         layer_norm: parameter-free layer norm over the features of each token.
         layers: mean of the outputs of the last so many blocks (data2vec, section 3.3); 1 = the
             final output.
+        centre: subtract the mean latent of the batch at each position: what all samples share
+            there is position, and need not be predicted.
+        gather: concatenates over processes, so that the mean is the global batch's.
     """
 
     channel_weight = None
 
-    def __init__(self, dim: int, layer_norm: bool = True, layers: int = 1) -> None:
+    def __init__(
+        self,
+        dim: int,
+        layer_norm: bool = True,
+        layers: int = 1,
+        centre: bool = False,
+        gather: Gather = lambda x: x,
+    ) -> None:
         super().__init__()
         self.dim, self.layer_norm, self.layers = dim, layer_norm, layers
+        self.centre, self.gather = centre, gather
 
     def forward(self, batch: Batch, masks: Masks, teacher: TokenEncoder) -> Tensor:
         latents = teacher(batch.target, blocks=self.layers > 1)
@@ -57,6 +69,8 @@ class EmaTarget(nn.Module):
             x = torch.stack(last).mean(0)
         if self.layer_norm:
             x = F.layer_norm(x, (self.dim,))
+        if self.centre:
+            x = x - self.gather(x.mean(0, keepdim=True)).mean(0)
         return gather(x, masks.targets)
 
     def schedule(self, progress: float) -> None:
@@ -121,6 +135,8 @@ class HandOver(nn.Module):
         """Set the weights for this share of training."""
         span = max(self.end - self.start, 1e-9)
         share = min(max((progress - self.start) / span, 0.0), 1.0)
+        if progress >= self.end:  # also at the first step, for both from the start
+            share = 1.0
         if share != self.share:
             self._set(share)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jepa_modalities.eval.fewshot import k_shot
+from jepa_modalities.eval.fewshot import Probe, k_shot
 from jepa_modalities.eval.probes import (
     Fit,
     floats,
@@ -19,6 +19,7 @@ from jepa_modalities.eval.probes import (
     standardise,
     svm_probe,
 )
+from jepa_modalities.eval.ridge import loo_ridge_probe
 from jepa_modalities.eval.statistics import Interval, bootstrap_intervals, t_interval
 
 Features = Mapping[str, NDArray[Any]]
@@ -30,9 +31,11 @@ PROBES: dict[str, Callable[..., Fit]] = {
     "knn": knn_probe,
     "svm": svm_probe,
 }
+# With few labels; None is `k_shot`'s own logistic regression.
+FEW_PROBES: dict[str, Probe | None] = {"linear": None, "ridge": loo_ridge_probe}
 # Arms that carry learning, and what each of them is compared with.
 LEARNED: tuple[str, ...] = ("encoder", "student", "encoder+bar", "student+bar")
-CONTROLS: tuple[str, ...] = ("raw", "untrained", "bar", "untrained+bar")
+CONTROLS: tuple[str, ...] = ("raw", "untrained", "bar", "nystroem", "trees", "untrained+bar")
 REQUIRED: tuple[str, ...] = ("raw", "untrained")
 
 
@@ -138,6 +141,8 @@ def score_arms(
     shots: Sequence[int] = (10,),
     draws: int = 20,
     seed: int = 0,
+    auc: bool = False,
+    few: Sequence[str] = ("linear",),
 ) -> Scores:
     """Score every arm, pooling and probe, and every learned arm against its controls.
 
@@ -151,30 +156,42 @@ def score_arms(
         test_y: (test rows,), used for the scores only.
         probes: names from `PROBES`.
         primary: the pooling whose keys carry no `@`.
-        shots: labels per class of the few-shot probes `linear_<k>shot`; () for none.
+        shots: labels per class of the few-shot probes `<few>_<k>shot`; () for none.
         draws: label draws, the same for every arm.
         seed: of held-out parts, draws and resamples.
+        auc: with two classes, also the area under the ROC curve of probes that give scores.
+        few: probes with few labels, from `FEW_PROBES`.
 
     Raises:
         ValueError: a learned arm without its controls, unknown probes, names given twice, or
             features that do not fit the labels.
     """
     y, truth = np.asarray(train_y), np.asarray(test_y)
-    _check(arms, y, truth, probes, primary)
-    kinds = [*probes, *(f"linear_{count}shot" for count in shots)]
+    check_arms(arms, y, truth, probes, primary)
+    if unknown := [name for name in few if name not in FEW_PROBES]:
+        raise ValueError(f"few = {unknown} are not known; choose from {', '.join(FEW_PROBES)}")
+    small = {f"{name}_{count}shot": (name, count) for name in few for count in shots}
+    kinds = [*probes, *small]
     metrics: dict[str, float] = {}
     correct: dict[str, Vector] = {}
+    areas: dict[str, float] = {}
     for arm in arms:
         for pooling in arm.poolings:
             at = suffix(pooling, primary)
             pairs = [(train[pooling], test[pooling]) for train, test in arm.seeds()]
             metrics[f"{arm.name}/width{at}"] = float(pairs[0][0].shape[1])
             for kind in probes:
-                rows = [_correct(kind, x, y, t, truth, seed) for x, t in pairs]
+                fits = [_fit(kind, x, y, t, seed) for x, t in pairs]
+                rows = [(fit.predictions == truth).astype(np.float64) for fit in fits]
                 correct[f"{arm.name}/{kind}{at}"] = np.mean(rows, axis=0)
-            for count in shots:
-                few = [k_shot(x, y, t, truth, count, draws, seed).accuracies for x, t in pairs]
-                correct[f"{arm.name}/linear_{count}shot{at}"] = np.mean(few, axis=0)
+                if auc:
+                    areas |= _auc(f"{arm.name}/{kind}{at}", fits, truth)
+            for kind, (name, count) in small.items():
+                found = [
+                    k_shot(x, y, t, truth, count, draws, seed, FEW_PROBES[name]).accuracies
+                    for x, t in pairs
+                ]
+                correct[f"{arm.name}/{kind}{at}"] = np.mean(found, axis=0)
     for key, interval in _intervals(correct, seed).items():
         _enter(metrics, key, interval)
         name = key.split("/")[0]
@@ -182,7 +199,7 @@ def score_arms(
         metrics[f"{key}/accuracy_seeds"] = float(count)
     for key, interval in _intervals(_differences(arms, kinds, primary, correct), seed).items():
         _enter(metrics, key, interval)
-    return Scores(metrics, correct)
+    return Scores(metrics | areas, correct)
 
 
 def suffix(pooling: str, primary: str) -> str:
@@ -190,13 +207,23 @@ def suffix(pooling: str, primary: str) -> str:
     return "" if pooling in ("", primary) else f"@{pooling}"
 
 
-def _correct(
-    kind: str, x: NDArray[Any], y: NDArray[Any], t: NDArray[Any], truth: NDArray[Any], seed: int
-) -> Vector:
-    """1.0 where the probe is right, (test rows,)."""
-    fit = PROBES[kind](x, y, t) if kind == "knn" else PROBES[kind](x, y, t, seed=seed)
-    right: Vector = (fit.predictions == truth).astype(np.float64)
-    return right
+def _fit(kind: str, x: NDArray[Any], y: NDArray[Any], t: NDArray[Any], seed: int) -> Fit:
+    return PROBES[kind](x, y, t) if kind == "knn" else PROBES[kind](x, y, t, seed=seed)
+
+
+def _auc(key: str, fits: Sequence[Fit], truth: NDArray[Any]) -> dict[str, float]:
+    """`<key>/auc`, averaged over seeds; nothing without scores of two classes, both in `truth`."""
+    from sklearn.metrics import roc_auc_score
+
+    areas = []
+    for fit in fits:
+        if fit.scores is None or fit.classes is None or len(fit.classes) != 2:
+            return {}
+        positive = truth == fit.classes[1]
+        if positive.all() or not positive.any():
+            return {}
+        areas.append(float(roc_auc_score(positive, fit.scores[:, 1] - fit.scores[:, 0])))
+    return {f"{key}/auc": float(np.mean(areas)), f"{key}/auc_seeds": float(len(areas))}
 
 
 def _differences(
@@ -248,14 +275,18 @@ def _standardised(train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[Any]
     return x.numpy(), t.numpy()
 
 
-def _check(
+def check_arms(
     arms: Sequence[Arm],
     y: NDArray[Any],
     truth: NDArray[Any],
     probes: Sequence[str],
     primary: str,
 ) -> None:
-    """Everything that can be wrong, before the first probe runs."""
+    """Everything that can be wrong, before the first probe runs.
+
+    Raises:
+        ValueError: see `score_arms`.
+    """
     if unknown := [name for name in probes if name not in PROBES]:
         raise ValueError(f"probes {unknown} are not known; choose from {', '.join(PROBES)}")
     names = [arm.name for arm in arms]

@@ -27,12 +27,14 @@ POOLINGS: tuple[str, ...] = (
     "mean",
     "mean_std_max",
     "quadrants",
+    "grid4",
     "last4_mean",
     "all_mean",
     "all_mean_std_max",
     "all_quadrants",
     "all_hidden_mean",
     "tokens",
+    "all_tokens",
 )
 HIDDEN = "all_hidden_mean"
 
@@ -52,8 +54,9 @@ def pool(latents: Latents, pooling: str, valid: Tensor | None = None) -> Tensor:
         latents: `tokens` (batch, tokens, dim); `blocks` too for `last4_mean` and `all_*`. Block
             outputs come from before the last norm, so a parameter-free layer norm goes over them.
             `hidden` for `all_hidden_mean`; see `encode`.
-        pooling: one of `POOLINGS`. `quadrants` splits every axis of `latents.positions` in the
-            middle and takes the mean of each of the 2^axes cells, first axis slowest.
+        pooling: one of `POOLINGS`, or several joined by "+", side by side. `quadrants` splits every
+            axis of `latents.positions` in the middle and takes the mean of each of the 2^axes
+            cells, first axis slowest; `grid4` splits it into four.
         valid: False where a token is padding, bool, (batch, tokens): such tokens do not count.
 
     Returns:
@@ -62,6 +65,9 @@ def pool(latents: Latents, pooling: str, valid: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: unknown pooling, masked latents, or no block outputs where they are needed.
     """
+    if "+" in pooling:
+        parts = pooling.split("+")
+        return torch.cat([pool(latents, part, valid) for part in parts], dim=-1)
     if pooling not in POOLINGS:
         raise ValueError(f"pooling {pooling!r} is not known; choose one of {', '.join(POOLINGS)}")
     if latents.tokens.ndim != 3:
@@ -69,9 +75,6 @@ def pool(latents: Latents, pooling: str, valid: Tensor | None = None) -> Tensor:
             f"latents.tokens have shape {tuple(latents.tokens.shape)}; expected (batch, tokens, "
             f"dim): encode whole samples, without masks"
         )
-    if pooling == "tokens":
-        x = latents.tokens
-        return (x if valid is None else x * valid[..., None]).flatten(1)
     if pooling == HIDDEN:
         if not latents.hidden:
             raise ValueError(
@@ -94,10 +97,13 @@ def pool(latents: Latents, pooling: str, valid: Tensor | None = None) -> Tensor:
 
 
 def _pool(x: Tensor, positions: Tensor, kind: str, valid: Tensor | None) -> Tensor:
-    """`mean`, `mean_std_max` or `quadrants` of (batch, tokens, dim)."""
+    """`mean`, `mean_std_max`, `quadrants`, `grid4` or `tokens` of (batch, tokens, dim)."""
+    if kind == "tokens":
+        return (x if valid is None else x * valid[..., None]).flatten(1)
     weight = x.new_ones(1, x.shape[1]) if valid is None else valid.to(x.dtype)
-    if kind == "quadrants":
-        member = cells(positions.to(x.device)).to(x.dtype)  # (cells, tokens)
+    if kind in ("quadrants", "grid4"):
+        parts = 2 if kind == "quadrants" else 4
+        member = cells(positions.to(x.device), parts).to(x.dtype)  # (cells, tokens)
         weight = weight[:, None] * member
         # A cell whose tokens are all padding counts 0 tokens and stays zero.
         weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
@@ -111,27 +117,35 @@ def _pool(x: Tensor, positions: Tensor, kind: str, valid: Tensor | None) -> Tens
     return torch.cat([mean, std, shown.amax(1)], dim=-1)
 
 
-def cells(positions: Tensor) -> Tensor:
-    """Which half of every axis a token lies in: bool membership, (2^axes, tokens).
+def cells(positions: Tensor, parts: int = 2) -> Tensor:
+    """Which part of every axis a token lies in: bool membership, (parts^axes, tokens).
 
-    An axis is split in the middle of its range; the middle line of an odd grid goes to the first
-    half. An axis on which all tokens share one coordinate is not split.
+    An axis is split into equal parts of its range; in halves, the middle line of an odd grid goes
+    to the first. An axis on which all tokens share one coordinate is not split.
 
     Args:
         positions: (tokens, axes).
+        parts: of every axis; a grid with fewer tokens leaves cells empty.
     """
     low, high = positions.amin(0), positions.amax(0)
     split = (high > low).nonzero().squeeze(-1)
-    upper = (positions > (low + high) / 2)[:, split].long()  # (tokens, split axes)
-    place = 2 ** torch.arange(len(split) - 1, -1, -1, device=positions.device)
-    number = (upper * place).sum(-1)
-    return number == torch.arange(2 ** len(split), device=positions.device)[:, None]
+    share = ((positions - low) / (high - low).clamp_min(1e-12))[:, split] * parts
+    part = (share.ceil() - 1).clamp(0, parts - 1).long()  # (tokens, split axes)
+    place = parts ** torch.arange(len(split) - 1, -1, -1, device=positions.device)
+    number = (part * place).sum(-1)
+    return number == torch.arange(parts ** len(split), device=positions.device)[:, None]
+
+
+def unknown_poolings(names: Sequence[str]) -> list[str]:
+    """The names that `pool` does not know, in ascending order."""
+    return sorted(name for name in set(names) if set(name.split("+")) - set(POOLINGS))
 
 
 def encode(encoder: nn.Module, tokens: Tokens, poolings: Sequence[str]) -> Latents:
     """Latents of whole samples with all that these poolings look at."""
-    blocks = any(name.startswith(("all_", "last4_")) for name in poolings)
-    more = {"hidden": True} if HIDDEN in poolings else {}  # encoders without an MLP do not know it
+    parts = [part for name in poolings for part in name.split("+")]
+    blocks = any(part.startswith(("all_", "last4_")) for part in parts)
+    more = {"hidden": True} if HIDDEN in parts else {}  # encoders without an MLP do not know it
     latents: Latents = encoder(tokens, blocks=blocks, **more)
     return latents
 
@@ -162,10 +176,8 @@ def extract(
     """
     if not len(raw):
         raise ValueError("raw holds no samples; features need at least one")
-    if unknown := set(poolings) - set(POOLINGS):
-        raise ValueError(
-            f"poolings {sorted(unknown)} are not known; choose from {', '.join(POOLINGS)}"
-        )
+    if unknown := unknown_poolings(poolings):
+        raise ValueError(f"poolings {unknown} are not known; choose from {', '.join(POOLINGS)}")
     weight = next(encoder.parameters(), None)
     place = device if device is not None else "cpu" if weight is None else weight.device
     out: dict[str, Array] = {}

@@ -38,6 +38,8 @@ _LOOKS: dict[str, tuple[str, str, bool]] = {
     "untrained": ("series-6", "o", False),
     "raw": ("series-5", "s", False),
     "bar": ("series-2", "^", False),
+    "nystroem": ("series-3", "v", False),
+    "trees": ("series-4", "P", False),
 }
 _ENV = ("date", "device", "commit")
 

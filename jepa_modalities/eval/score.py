@@ -15,6 +15,8 @@ ARMS = {  # the arms that every report knows, in the order of their rows
     "untrained": "the same encoder, random weights",
     "raw": "raw input",
     "bar": "the field's features without gradient learning",
+    "nystroem": "kernel features at the encoder's width, nothing learned",
+    "trees": "leaves of random trees at the encoder's width, nothing learned",
 }
 SHARES = ("accuracy", "top1", "top5")  # shown in percent; differences in points
 LOWER_IS_BETTER = ("error", "rmse", "mse", "mae", "nll", "loss", "brier")

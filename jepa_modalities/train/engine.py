@@ -183,7 +183,7 @@ class Trainer:
         # first step.
         self.monitor.look(self.jepa.teacher, None)
         self.model = wrap(self.jepa, peers, config.train.strategy)
-        self.optimizer = optimiser(self.jepa)
+        self.optimizer = optimiser(self.jepa, config.train.betas, config.train.eps)
         self.parameters = [p for p in self.jepa.parameters() if p.requires_grad]
         self.step = 0
         self.verdict = ""
@@ -373,7 +373,7 @@ class Trainer:
             self.folder / "encoder_best.safetensors",
             weights,
             model_state(self.adapter.tokenizer),
-            self.config,
+            self.adapter.config,
             note,
         )
 

@@ -35,7 +35,9 @@ def rates(config: TrainConfig, step: int, total: int, warmup: int) -> Rates:
     )
 
 
-def optimiser(jepa: nn.Module) -> torch.optim.AdamW:
+def optimiser(
+    jepa: nn.Module, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> torch.optim.AdamW:
     """Fused AdamW over {encoder, the rest} x {matrices; biases, norms and other vectors}.
 
     Vectors (one axis) get no weight decay; mask and register tokens have three axes and do, as in
@@ -52,7 +54,7 @@ def optimiser(jepa: nn.Module) -> torch.optim.AdamW:
             chosen = [p for name, p in named if (p.ndim > 1) == decayed]
             if chosen:
                 groups.append({"params": chosen, "decayed": decayed})
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
 
 
 def apply_rates(optimizer: torch.optim.Optimizer, now: Rates) -> None:

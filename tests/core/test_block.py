@@ -134,3 +134,85 @@ def test_tail_equals_the_last_rows_of_the_whole_block() -> None:
     for bias in (None, allowed):
         whole = block(x, bias)
         torch.testing.assert_close(block(x, bias, tail=4), whole[:, -4:], rtol=1e-12, atol=1e-12)
+
+
+def test_relative_positions_by_plain_loops() -> None:
+    """Each query meets the vector of its bucket, shared by the heads, unscaled (iRPE)."""
+    torch.manual_seed(0)
+    attention, x = Attention(8, 2, buckets=5), torch.randn(1, 4, 8)
+    assert attention.relative is not None and not attention.relative.any()  # starts at zero
+    with torch.no_grad():
+        attention.relative.normal_()
+    bucket = torch.randint(0, 5, (1, 4, 4))
+    q, k, v = attention.qkv(x)[0].split(8, dim=1)
+    heads = []
+    for part in (slice(0, 4), slice(4, 8)):
+        logits = torch.zeros(4, 4)
+        for i in range(4):
+            for j in range(4):
+                vector = attention.relative[bucket[0, i, j]]
+                logits[i, j] = (q[i, part] @ k[j, part]) / math.sqrt(4) + q[i, part] @ vector
+        heads.append(logits.softmax(-1) @ v[:, part])
+    expected = attention.proj(torch.cat(heads, dim=1))
+    torch.testing.assert_close(attention(x, bucket=bucket)[0], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        attention(x, tail=2, bucket=bucket)[0], expected[2:], rtol=1e-5, atol=1e-6
+    )
+    rows = attention.attention_map(x, bucket=bucket).sum(-1)
+    torch.testing.assert_close(rows, torch.ones_like(rows))
+    with pytest.raises(ValueError, match="bucket"):
+        attention(x)
+
+
+def test_relative_positions_and_padding() -> None:
+    torch.manual_seed(1)
+    attention, x = Attention(8, 2, buckets=5), torch.randn(2, 4, 8)
+    with torch.no_grad():
+        attention.relative.normal_()  # type: ignore[union-attr]
+    bucket = torch.randint(0, 5, (1, 4, 4))
+    allowed = torch.tensor([True, True, True, False]).expand(2, 1, 1, 4)
+    short = attention(x[:, :3], bucket=bucket[:, :3, :3])
+    padded = attention(x, allowed, bucket=bucket)[:, :3]
+    torch.testing.assert_close(padded, short, rtol=1e-5, atol=1e-6)
+    zero = torch.zeros(2, 1, 4, 4).masked_fill(~allowed, -math.inf)  # the same as an added bias
+    torch.testing.assert_close(attention(x, zero, bucket=bucket)[:, :3], padded)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention(x, allowed, bucket=bucket).isfinite().all()
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_equals_the_library_layer(norm: str, activation: str) -> None:
+    torch.manual_seed(0)
+    block = Block(16, 4, 2.0, norm, activation)
+    layer = nn.TransformerEncoderLayer(
+        16, 4, 32, 0.0, activation, 1e-6, batch_first=True, norm_first=norm == "pre"
+    )
+    names = {
+        "self_attn.in_proj_weight": block.attn.qkv.weight,
+        "self_attn.in_proj_bias": block.attn.qkv.bias,
+        "self_attn.out_proj.weight": block.attn.proj.weight,
+        "self_attn.out_proj.bias": block.attn.proj.bias,
+        **{f"linear{n}.{p}": getattr(getattr(block.mlp, f"fc{n}"), p)
+           for n in (1, 2) for p in ("weight", "bias")},
+        **{f"norm{n}.{p}": torch.nn.init.normal_(getattr(getattr(block, f"norm{n}"), p))
+           for n in (1, 2) for p in ("weight", "bias")},
+    }  # fmt: skip
+    layer.load_state_dict(names)
+    x = torch.randn(3, 7, 16)
+    torch.testing.assert_close(block(x), layer(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(block(x, tail=2), layer(x)[:, -2:], rtol=1e-5, atol=1e-5)
+
+
+def test_library_start_and_unknown_names() -> None:
+    torch.manual_seed(0)
+    block = Block(64, 2)
+    initialise(block, "uniform", rescale=False)
+    for linear in (block.attn.qkv, block.mlp.fc2):
+        bound = linear.in_features**-0.5
+        assert float(linear.weight.detach().abs().max()) == pytest.approx(bound, rel=0.02)
+        assert linear.bias.detach().abs().max() > 0
+    with pytest.raises(ValueError, match=r"encoder\.norm = 'both'"):
+        Block(8, 2, norm="both")
+    with pytest.raises(ValueError, match=r"encoder\.activation = 'tanh'"):
+        Block(8, 2, activation="tanh")

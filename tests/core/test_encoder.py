@@ -12,7 +12,7 @@ from jepa_modalities.config import SIZES
 from jepa_modalities.core.batch import Latents, Tokens
 from jepa_modalities.core.encoder import TokenEncoder, key_padding
 from jepa_modalities.core.masking import BlockMasker, Masks, RandomMasker, gather
-from jepa_modalities.core.positions import SinCosPosition, grid_positions
+from jepa_modalities.core.positions import NoPosition, SinCosPosition, grid_positions
 
 GRID, FEATURES, DIM = (4, 6), 5, 16
 
@@ -291,3 +291,85 @@ def test_latents_carry_all_positions() -> None:
     sample = tokens()
     latents: Latents = encoder()(sample, RandomMasker(24)(3, seeded()))
     assert latents.positions is sample.positions
+
+
+def relative_encoder(num_prefix: int = 1) -> TokenEncoder:
+    torch.manual_seed(0)
+    model = TokenEncoder(
+        nn.Linear(FEATURES, DIM),
+        NoPosition(),
+        DIM,
+        2,
+        2,
+        num_prefix=num_prefix,
+        init="xavier",
+        relative_axes=2,
+    )
+    for block in model.blocks:
+        nn.init.normal_(block.attn.relative)  # type: ignore[arg-type, union-attr]
+    return model
+
+
+def test_relative_positions_know_offsets_only() -> None:
+    model, sample = relative_encoder(), tokens()
+    first, second = (
+        torch.tensor([0, 1, 8]),
+        torch.tensor([9, 10, 17]),
+    )  # one row and three columns on
+    same = sample.values.clone()
+    same[:, second] = sample.values[:, first]
+    moved = Tokens(same, sample.positions)
+    found = model(sample, keep=first.expand(3, -1)).tokens
+    torch.testing.assert_close(model(moved, keep=second.expand(3, -1)).tokens, found)
+    other = torch.tensor([9, 11, 17])
+    same[:, other] = sample.values[:, first]
+    assert not torch.allclose(model(moved, keep=other.expand(3, -1)).tokens, found)
+
+
+@pytest.mark.parametrize("num_prefix", [0, 1])
+def test_relative_positions_of_a_part_and_of_the_whole_agree(num_prefix: int) -> None:
+    model, sample = relative_encoder(num_prefix), tokens()
+    whole = model(sample)
+    order = torch.randperm(24, generator=seeded(2))
+    shuffled = model(sample, keep=order.expand(3, -1)).tokens
+    torch.testing.assert_close(shuffled, whole.tokens[:, order], rtol=1e-4, atol=1e-5)
+    masks = Masks(order[None, None].expand(3, 1, -1), torch.zeros(3, 1, 1, dtype=torch.long))
+    torch.testing.assert_close(model(sample, masks).tokens[:, 0], shuffled)
+    rows = model.attention_map(sample).sum(-1)
+    assert (rows <= 1 + 1e-5).all() and (num_prefix or torch.allclose(rows, torch.ones(())))
+
+
+class OwnWeights(nn.Module):
+    """A vector of weights per token, as for columns of a table."""
+
+    own_weights = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(GRID[0] * GRID[1], DIM, generator=seeded(5)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.sum(-1, keepdim=True) * self.weight
+
+
+def test_weights_of_each_token_go_with_it() -> None:
+    model, sample = encoder(OwnWeights()), tokens()
+    masks = RandomMasker(GRID[0] * GRID[1])(3, seeded())
+    found = model(sample, masks).tokens
+    embedded = model.embed(sample.values) + model.position(sample.positions)
+    for row in range(3):
+        x = embedded[row, masks.context[row, 0]][None]
+        for block in model.blocks:
+            x = block(x)
+        torch.testing.assert_close(found[row, 0], model.norm(x)[0], rtol=1e-4, atol=1e-5)
+    assert torch.equal(found, model(hidden_changed(sample, masks), masks).tokens)
+
+
+def test_post_norm_attention_map_is_that_of_the_block() -> None:
+    torch.manual_seed(0)
+    model = TokenEncoder(
+        nn.Linear(FEATURES, DIM), SinCosPosition(DIM), DIM, 1, 2, init="xavier", norm="post"
+    )
+    sample = tokens()
+    x = model.embed(sample.values) + model.position(sample.positions)
+    torch.testing.assert_close(model.attention_map(sample), model.blocks[0].attn.attention_map(x))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Batch, Latents, Tokens
 from jepa_modalities.core.encoder import TokenEncoder
-from jepa_modalities.core.jepa import JEPA
+from jepa_modalities.core.jepa import JEPA, JEPAOutput
 from jepa_modalities.core.losses import Prediction, Regulariser, pooled, regression
 from jepa_modalities.core.masking import BlockMasker, Masks
 from jepa_modalities.core.positions import SinCosPosition, grid_positions
@@ -247,3 +247,25 @@ def test_linear_theory_of_collapse(stop: bool, predictor: bool) -> None:
     else:
         expected = -eta * (1 - share).square() * z.detach()
     torch.testing.assert_close(found, expected)
+
+
+class Sum(nn.Module):
+    """A term that looks at what is predicted and at the masks."""
+
+    name, weight = "sum", 2.0
+
+    def forward(self, output: JEPAOutput, batch: Batch, gather: object) -> Tensor:
+        assert output.masks is not None and output.predicted is not None
+        assert output.predicted.shape[:3] == output.masks.targets.shape
+        return output.predicted.mean()
+
+
+def test_prediction_without_a_target() -> None:
+    model = jepa(Sum())
+    model.target = None
+    out = model(masked_batch(), masks())
+    assert out.target is None and list(out.terms) == ["sum"]
+    torch.testing.assert_close(out.loss, 2 * out.predicted.mean())
+    model.schedule(1, 10)
+    out.loss.backward()
+    assert all(p.grad is not None for p in model.encoder.parameters())

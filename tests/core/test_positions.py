@@ -11,8 +11,12 @@ import torch
 
 from jepa_modalities.core.positions import (
     LearnedPosition,
+    RelativePosition,
     SinCosPosition,
     grid_positions,
+    num_buckets,
+    relative_buckets,
+    relative_index,
     sincos,
 )
 
@@ -66,3 +70,39 @@ def test_learned_table() -> None:
     assert float(module.table.detach().std()) == pytest.approx(0.02, rel=0.1)
     with pytest.raises(ValueError, match="50 positions but the input has 12"):
         module(grid_positions(3, 4))
+
+
+def test_relative_index_is_iRPE() -> None:
+    """Offsets up to 1.9 count as they are, larger ones on a logarithm, all cut at 3."""
+    assert [relative_index(n) for n in range(8)] == [0, 1, 2, 2, 3, 3, 3, 3]
+    for offset in range(1, 40):
+        assert relative_index(-offset) == -relative_index(offset)
+        if offset >= 2:
+            far = 1.9 + math.log(offset / 1.9) / math.log(15.2 / 1.9) * 1.9
+            assert relative_index(offset) == min(round(far), 3)
+
+
+def test_fifty_buckets_by_loops() -> None:
+    rows, columns = 5, 20
+    table = relative_buckets(grid_positions(rows, columns), num_prefix=1)
+    assert num_buckets(2) == 50 and num_buckets(1) == 8
+    assert table.shape == (101, 101) and len(table.unique()) == 50
+    for i, (y, x) in enumerate(itertools.product(range(rows), range(columns))):
+        for j, (v, u) in enumerate(itertools.product(range(rows), range(columns))):
+            expected = (relative_index(y - v) + 3) * 7 + relative_index(x - u) + 3
+            assert int(table[i + 1, j + 1]) == expected
+    assert (table[0] == 49).all() and (table[:, 0] == 49).all()
+
+
+def test_buckets_of_a_part_are_those_of_its_places() -> None:
+    position = RelativePosition(num_prefix=2)
+    grid = grid_positions(4, 6)
+    index = torch.tensor([[3, 17, 8], [0, 23, 11]])
+    part, whole = position(grid, index), position(grid)
+    assert part.shape == (2, 5, 5) and whole.shape == (1, 26, 26)
+    assert (part[:, :2] == 49).all() and (part[:, :, :2] == 49).all()
+    for row in (0, 1):
+        for i, j in itertools.product(range(3), repeat=2):
+            place = whole[0, 2 + index[row, i], 2 + index[row, j]]
+            assert part[row, 2 + i, 2 + j] == place
+    assert torch.equal(copy.deepcopy(position)(grid, index), part)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from jepa_modalities.config import SIZES
 from jepa_modalities.core.batch import Latents
 from jepa_modalities.core.masking import BlockMasker, Masks, gather
-from jepa_modalities.core.positions import grid_positions
+from jepa_modalities.core.positions import LearnedPosition, grid_positions
 from jepa_modalities.core.predictor import Predictor
 
 GRID, DIM, WIDTH, OUT = (5, 6), 12, 16, 7
@@ -93,7 +93,9 @@ def test_a_block_does_not_depend_on_the_targets_of_others() -> None:
 class Answer(nn.Module):
     """A block that hands its input on."""
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, tail: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, bias: Tensor | None = None, tail: int | None = None, **_: object
+    ) -> Tensor:
         return x if tail is None else x[:, -tail:]
 
 
@@ -149,3 +151,97 @@ def test_sizes_by_formula(name: str) -> None:
     block += 384 * 1536 + 1536 + 1536 * 384 + 384
     expected = dim * 384 + 384 + depth * block + 2 * 384 + 384 * dim + dim + 384
     assert sum(p.numel() for p in model.parameters()) == expected
+
+
+def shown_masks(groups: int = 3) -> Masks:
+    """Windows of 8 places each, the last 5 of them mask tokens and targets."""
+    context = torch.rand(2, groups, 30, generator=seeded(3)).argsort(-1)[..., :8]
+    hidden = torch.zeros(2, groups, 8, dtype=torch.bool)
+    hidden[..., 3:] = True
+    return Masks(context, context[..., 3:], hidden)
+
+
+@pytest.mark.parametrize("axes", [0, 2])
+@pytest.mark.parametrize("num_prefix", [0, 1])
+def test_shown_hidden_places_are_the_queries(axes: int, num_prefix: int) -> None:
+    """The sequence is the window itself: blocks on all places, head on the last five."""
+    masks = shown_masks()
+    model = predictor(shows_hidden=True, relative_axes=axes, num_prefix=num_prefix)
+    assert model.mask_token is None
+    if axes:
+        for block in model.blocks:
+            nn.init.normal_(block.attn.relative)  # type: ignore[arg-type, union-attr]
+    given = latents(masks, num_prefix)
+    found = model(given, masks)
+    assert found.shape == (2, 3, 5, OUT)
+    position = model.position(given.positions)
+    for row in range(2):
+        for group in range(3):
+            index = masks.context[row, group]
+            x = model.embed(given.tokens[row, group]) + position[index]
+            if given.prefix is not None:
+                x = torch.cat([model.embed(given.prefix[row, group]), x])
+            bucket = (
+                None if model.relative is None else model.relative(given.positions, index[None])
+            )
+            x = x[None]
+            for block in model.blocks:
+                x = block(x, bucket=bucket)
+            expected = model.head(model.norm(x[0]))[-5:]
+            torch.testing.assert_close(found[row, group], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_repeated_places_of_the_context_are_no_keys() -> None:
+    masks = shown_masks()
+    valid = torch.ones_like(masks.context, dtype=torch.bool)
+    valid[:, :, 7] = False
+    masks = Masks(masks.context, masks.targets, masks.hidden, valid)
+    given, model = latents(masks), predictor(shows_hidden=True)
+    other = given.tokens.clone()
+    other[:, :, 7] = 5.0
+    again = model(Latents(other, given.positions), masks)
+    found = model(given, masks)
+    assert torch.equal(again[:, :, :4], found[:, :, :4])
+    assert not torch.equal(again[:, :, 4], found[:, :, 4])
+
+
+def test_mask_tokens_and_shown_places_are_told_apart() -> None:
+    with pytest.raises(ValueError, match="shows_hidden=False"):
+        predictor(shows_hidden=True)(latents(masks_of()), masks_of())
+    masks = shown_masks()
+    with pytest.raises(ValueError, match="condition"):
+        predictor(shows_hidden=True)(latents(masks), masks, torch.zeros(2, WIDTH))
+
+
+def test_relative_positions_of_context_and_queries() -> None:
+    """Without an absolute code, moving the whole sample on the grid changes nothing."""
+    model = predictor(relative_axes=2)
+    for block in model.blocks:
+        nn.init.normal_(block.attn.relative)  # type: ignore[arg-type, union-attr]
+    context, targets = torch.tensor([[[0, 1, 7]]]), torch.tensor([[[6, 2]]])
+    masks, moved = Masks(context, targets), Masks(context + 8, targets + 8)
+    given = latents(masks)
+    torch.testing.assert_close(model(given, masks), model(given, moved))
+    apart = Masks(context, targets + 8)
+    assert not torch.allclose(model(given, masks), model(given, apart))
+
+
+def test_register_tokens_may_be_left_out() -> None:
+    masks = masks_of()
+    with_prefix, without = latents(masks, num_prefix=2), latents(masks)
+    torch.manual_seed(0)
+    model = Predictor(DIM, WIDTH, 2, 2, OUT, init="xavier", sees_prefix=False)
+    assert torch.equal(model(with_prefix, masks), model(without, masks))
+    assert not torch.allclose(predictor()(with_prefix, masks), predictor()(without, masks))
+
+
+def test_learned_positions() -> None:
+    torch.manual_seed(0)
+    table = LearnedPosition(30, WIDTH, std=1.0)
+    assert float(table.table.detach().std()) == pytest.approx(1.0, abs=0.1)
+    model = Predictor(DIM, WIDTH, 2, 2, OUT, init="xavier", position=table)
+    masks = masks_of()
+    model(latents(masks), masks).sum().backward()
+    used = torch.cat([masks.context.flatten(), masks.targets.flatten()]).unique()
+    assert table.table.grad is not None
+    assert set(table.table.grad.any(-1).nonzero().flatten().tolist()) == set(used.tolist())

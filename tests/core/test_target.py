@@ -165,3 +165,11 @@ def test_no_gradient_comes_through_a_target(kind: str) -> None:
     out.loss.backward()
     assert all(p.grad is None for p in jepa.teacher.parameters())
     assert out.predicted is not None and out.predicted.shape == out.target.shape
+
+
+def test_both_targets_from_the_first_step() -> None:
+    """Start and end at 0: the mean of both errors, each with weight 1, at every step."""
+    target = HandOver(FixedTarget(Reshape(), 2), EmaTarget(8), 0.0, 0.0, rest=1.0)
+    for progress in (0.0, 0.3, 1.0):
+        target.schedule(progress)
+        assert target.channel_weight.tolist() == pytest.approx([10 / 2] * 2 + [10 / 8] * 8)

@@ -43,6 +43,21 @@ SMALL: dict[str, Any] = {
     "evaluate.shots": (),
     "target.centroids": 64,
 }
+# Modalities with other probes.
+SMALL_OF: dict[str, dict[str, Any]] = {
+    "sar": {"evaluate.probes": ("ridge",), "evaluate.svm": False, "evaluate.looks": ()},
+}
+
+
+def small(config: Any) -> dict[str, Any]:
+    """The small settings that this kind of run has."""
+
+    def has(part: Any, path: str) -> bool:
+        first, _, rest = path.partition(".")
+        return hasattr(part, first) and (not rest or has(getattr(part, first), rest))
+
+    wanted = {**SMALL, **SMALL_OF.get(config.modality, {})}
+    return {name: value for name, value in wanted.items() if has(config, name)}
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for number in range(count):
                 pixels = generator.integers(0, 256, (66 + number, 70, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    _make_chips(tmp_path, generator)
     for name, side in (("scans", 32), ("digits", 8)):
         pixels = generator.integers(0, 256, (24, side, side), dtype=np.uint8)
         np.save(tmp_path / f"{name}.npy", pixels)
@@ -118,6 +134,27 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JEPA_DATA", os.environ.get("JEPA_DATA", str(tmp_path)))
     return tmp_path
+
+
+def _make_chips(folder: Path, generator: np.random.Generator) -> None:
+    """SAR chips in class folders, and a tree of raw MSTAR files."""
+    from jepa_modalities.data.sar import write_phoenix
+
+    for split, count in (("train", 30), ("test", 4)):
+        for name in ("tank", "truck"):
+            place = folder / "chips" / split / name
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(1, 256, (70 + number, 80), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{number}.png")
+    for name, serial in (("T72", "132"), ("BMP2", "9563")):
+        place = folder / "release" / name
+        place.mkdir(parents=True)
+        for number in range(40):
+            header = {"TargetSerNum": serial, "DesiredDepression": "17" if number < 30 else "15"}
+            header |= {"TargetType": f"{name.lower()}_tank", "TargetAz": f"{9 * number}"}
+            blocks = generator.rayleigh(0.05, (2, 72, 72))
+            write_phoenix(place / f"HB{number:05d}.015", *blocks, header)
 
 
 def run_command(words: list[str]) -> None:
@@ -129,7 +166,8 @@ def run_command(words: list[str]) -> None:
     asks = "--help" in args
     if args[0] == "pretrain" and "--resume" not in args and not asks:
         own = {word.lstrip("-").replace("-", "_") for word in args if word.startswith("--")}
-        args += flags({name: value for name, value in SMALL.items() if name not in own})
+        settings = small(api.recipe(args[1]))
+        args += flags({name: value for name, value in settings.items() if name not in own})
     try:
         code = main(args)
     except SystemExit as end:  # the parsers end so after --help
@@ -143,9 +181,21 @@ def small_pretrain(recipe: Any, *args: Any, **options: Any) -> api.Run:
     for name in ("steps", "epochs", "batch_size"):
         options.pop(name, None)
     own = options.pop("settings", None) or {}
-    small = {name: value for name, value in SMALL.items() if name not in own}
-    small["evaluate.probes"] = ("linear",)  # whose numbers the blocks print
-    return api.pretrain(changed(config, {**own, **small}), *args, quiet=True, **options)
+    settings = {name: value for name, value in small(config).items() if name not in own}
+    settings["evaluate.probes"] = ("linear",)  # whose numbers the blocks print
+    return api.pretrain(changed(config, {**own, **settings}), *args, quiet=True, **options)
+
+
+def small_estimators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table estimators with two steps and narrow tokens, whatever the block asks for."""
+    for name in ("TabularJEPA", "TabularJEPAClassifier", "TabularJEPARegressor"):
+        kind = getattr(jm, name)
+
+        def made(steps: int = 10_000, *, kind: Any = kind, **own: Any) -> Any:
+            small = {"dim": 4, "heads": 1, "depth": 1, "batch_size": 8}
+            return kind(min(steps, 2), **{**own, **small})
+
+        monkeypatch.setattr(jm, name, made, raising=False)
 
 
 def run_block(block: Block, names: dict[str, Any]) -> None:
@@ -161,6 +211,7 @@ def run_block(block: Block, names: dict[str, Any]) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_run(page: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jm, "pretrain", small_pretrain, raising=False)
+    small_estimators(monkeypatch)
     # Drawing costs more than such a small run; the report's own tests look at the pictures.
     monkeypatch.setattr(ImageAdapter, "pictures", lambda self, encoders: {})
     names: dict[str, Any] = {"__name__": "page"}

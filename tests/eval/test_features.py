@@ -21,6 +21,7 @@ from jepa_modalities.eval.features import (
     extract,
     fingerprint,
     pool,
+    unknown_poolings,
 )
 
 ROWS, GRID, DIM, DEPTH = 5, (3, 4), 16, 5
@@ -45,6 +46,8 @@ def random_latents(seed: int = 0) -> Latents:
 
 def loop_pool(x: list[np.ndarray], kind: str) -> np.ndarray:
     """Pooling of ONE sample's token list by plain loops."""
+    if kind == "tokens":
+        return np.concatenate(x)
     mean = sum(x) / len(x)
     if kind == "mean":
         return mean
@@ -67,7 +70,7 @@ def loop_norm(token: np.ndarray) -> np.ndarray:
     return (token - mean) / np.sqrt(((token - mean) ** 2).sum() / DIM + 1e-5)
 
 
-@pytest.mark.parametrize("pooling", [p for p in POOLINGS if p != "tokens"])
+@pytest.mark.parametrize("pooling", [p for p in POOLINGS if p not in ("tokens", "grid4")])
 def test_poolings_equal_plain_loops(pooling: str) -> None:
     latents = random_latents()
     assert latents.blocks is not None
@@ -243,3 +246,28 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="disk full"):
         cache.save("encoder", "train", "mean", "0" * 64, np.zeros((1, 2), np.float32))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sixteen_cells_and_poolings_side_by_side() -> None:
+    """Cells of an 8 x 4 grid are 2 x 1 tokens; joined poolings stand in the given order."""
+    torch.manual_seed(3)
+    positions = grid_positions(8, 4)
+    blocks = [torch.randn(2, 32, DIM) for _ in range(2)]
+    latents = Latents(torch.randn(2, 32, DIM), positions, blocks=blocks)
+    found = pool(latents, "grid4").view(2, 16, DIM)
+    tokens = latents.tokens.view(2, 8, 4, DIM)
+    for row in range(4):
+        for column in range(4):
+            expected = tokens[:, 2 * row : 2 * row + 2, column].mean(1)
+            torch.testing.assert_close(found[:, 4 * row + column], expected)
+    both = pool(latents, "all_mean+grid4")
+    assert torch.equal(both, torch.cat([pool(latents, "all_mean"), pool(latents, "grid4")], 1))
+    assert cells(positions, 4).sum(0).unique().tolist() == [1]
+    assert unknown_poolings(["mean+grid4", "mean+max", "quadrants"]) == ["mean+max"]
+
+
+def test_extract_gives_joined_poolings() -> None:
+    model, raw = small_encoder(), torch.randn(4, 24)
+    found = extract(model, tokenize, raw, ["all_mean+grid4", "grid4"])
+    assert found["all_mean+grid4"].shape == (4, DEPTH * DIM + 16 * DIM)
+    assert (found["all_mean+grid4"][:, DEPTH * DIM :] == found["grid4"]).all()

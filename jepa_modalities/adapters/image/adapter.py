@@ -12,13 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.adapters.base import Plan, build_masker
-from jepa_modalities.adapters.image.augment import (
-    apply_warp,
-    colour,
-    crop_boxes,
-    draw_warp,
-    moves,
-)
+from jepa_modalities.adapters.crop import crop_boxes
+from jepa_modalities.adapters.image.augment import apply_warp, colour, draw_warp, moves
 from jepa_modalities.adapters.image.config import AugmentConfig, ImageConfig
 from jepa_modalities.adapters.image.model import embedding, geometry
 from jepa_modalities.adapters.image.source import ImageSource

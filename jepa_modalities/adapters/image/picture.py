@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from jepa_modalities.core.batch import Tokens
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.masking import Masks
-from jepa_modalities.eval.curve import canvas, house_style, series_colour
+from jepa_modalities.eval.curve import house_style, series_colour
 from jepa_modalities.eval.page import Picture, colour
+from jepa_modalities.eval.sheet import sheet as _sheet
+from jepa_modalities.eval.sheet import show as _show
 
-WIDTH = 420  # CSS pixels: text stays readable when a phone shows the figure at 350
 MOST_PIXELS = 160  # larger images are shrunk before they go into the page
 HEAT = "inferno"
 
@@ -317,46 +317,3 @@ def _displayed(images: Tensor) -> Tensor:
         height, width = (max(1, round(n * MOST_PIXELS / longest)) for n in values.shape[-2:])
         values = F.interpolate(values, (height, width), mode="area")
     return values.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
-
-
-def _sheet(
-    num_rows: int,
-    headings: Sequence[str],
-    left: float = 4,
-    gap: float = 6,
-    foot: float = 4,
-    group: int = 1,
-) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of square tiles, headings above the columns; lengths in CSS pixels."""
-    columns, head = len(headings), 24.0
-    side = (WIDTH - left - 4 - 6 * (columns - 1)) / columns
-    apart = 10.0 if group > 1 else 0.0  # rows of one group stand together
-    tops = [head + row * (side + gap) + row // group * apart for row in range(num_rows)]
-    height = tops[-1] + side + gap + foot
-    with house_style():
-        figure = canvas(WIDTH, height)
-        axes = [
-            [
-                figure.add_axes(
-                    (
-                        (left + column * (side + 6)) / WIDTH,
-                        1 - (top + side) / height,
-                        side / WIDTH,
-                        side / height,
-                    )
-                )
-                for column in range(columns)
-            ]
-            for top in tops
-        ]
-        for spot in (spot for line in axes for spot in line):
-            spot.set(xticks=[], yticks=[])
-            spot.spines[:].set_visible(False)
-        for column, heading in enumerate(headings):
-            if axes and heading:
-                axes[0][column].set_title(heading, fontsize=13, pad=5, color=colour("ink"))
-    return figure, axes
-
-
-def _show(axes: Axes, image: Tensor, **options: Any) -> None:
-    axes.imshow(image.numpy(), interpolation="none", **options)

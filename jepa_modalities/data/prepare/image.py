@@ -21,7 +21,7 @@ from PIL import Image
 
 from jepa_modalities.data.decode import Channels, to_pixels
 from jepa_modalities.data.folder import images_below, split_folders
-from jepa_modalities.data.prepare.part import Entry, Part, open_part, part_folder
+from jepa_modalities.data.prepare.part import Entry, Part, Prepared, open_part, part_folder
 from jepa_modalities.data.prepare.record import finished, write_hdf5
 
 COMMIT = 128  # images between two log entries: what a kill may cost
@@ -30,23 +30,6 @@ MARGIN = 2
 SHOWN = 10
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What `prepare_images` did.
-
-    Attributes:
-        files: sha256 of each file, by path.
-        written: images in them.
-        skipped: name and reason of each image left out.
-        resumed: images that were there from an earlier, interrupted call.
-    """
-
-    files: dict[Path, str]
-    written: int
-    skipped: tuple[tuple[str, str], ...]
-    resumed: int
 
 
 @dataclass(frozen=True)

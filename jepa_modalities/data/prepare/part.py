@@ -8,10 +8,30 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a call of `jm prepare` did.
+
+    Attributes:
+        files: sha256 of each file, by path.
+        written: items in them.
+        skipped: name and reason of each item left out.
+        resumed: items that were there from an earlier, interrupted call.
+        notes: what else a user may want to know.
+    """
+
+    files: dict[Path, str]
+    written: int
+    skipped: tuple[tuple[str, str], ...]
+    resumed: int
+    notes: tuple[str, ...] = ()
 
 
 class Part:
@@ -110,6 +130,6 @@ def _read(log: BinaryIO, folder: Path, settings: Any) -> list[Entry]:
         )
         raise ValueError(
             f"{folder} was begun with another {' and '.join(changed)}; give the same, or begin "
-            f"anew with resume=False"
+            f"anew (--anew, resume=False)"
         )
     return [json.loads(line) for line in lines]

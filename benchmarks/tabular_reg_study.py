@@ -1,0 +1,176 @@
+"""Does a register token keep tables from collapsing, as T-JEPA says?
+
+    python benchmarks/tabular_reg_study.py --steps 3000 --seeds 2
+
+0, 1 and 4 tokens x pre-norm and post-norm blocks x without and with VICReg, on two tables; collapse
+statistics over time, and a linear head on the validation rows at the end. Finished runs are kept in
+the work folder, so an interrupted study goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tabular_arm import TABLES, Data
+from tabular_summary import score_cell
+
+from jepa_modalities.adapters.tabular.adapter import TabularAdapter
+from jepa_modalities.adapters.tabular.tokenizer import pack
+from jepa_modalities.core.jepa import JEPA
+from jepa_modalities.estimator.pretraining import configuration, in_memory
+from jepa_modalities.eval.features import extract
+from jepa_modalities.eval.head.linear import linear
+from jepa_modalities.eval.head.task import Task
+from jepa_modalities.train.distributed import Processes, pick_device
+from jepa_modalities.train.engine import Trainer
+from jepa_modalities.train.log import Log, read
+
+SHOWN = ("rankme", "effective_rank", "std", "spread", "cosine")
+
+
+def case_name(tokens: int, norm: str, vicreg: bool) -> str:
+    """Of a run."""
+    return f"{norm}norm_reg{tokens}" + ("_vicreg" if vicreg else "")
+
+
+def settings(tokens: int, norm: str, vicreg: bool, own: argparse.Namespace) -> dict[str, Any]:
+    """Dotted settings of one case."""
+    found: dict[str, Any] = {
+        "encoder.num_prefix": tokens,
+        "encoder.norm": norm,
+        "train.steps": own.steps,
+        "train.device": own.device,
+    }
+    if (
+        vicreg
+    ):  # variance and covariance of the context latents; no projector, as in the experiments
+        found |= {
+            "regulariser.kind": "vicreg",
+            "regulariser.source": "context",
+            "regulariser.widths": (),
+            "regulariser.coefficients": (0.0, 1.0, 0.04),
+            "regulariser.weight": own.weight,
+        }
+    return found
+
+
+def run(data: Data, case: tuple[int, str, bool], seed: int, own: argparse.Namespace) -> Any:
+    """One run: curve of collapse statistics, verdict, linear head on validation rows."""
+    folder = Path(own.work) / data.name / f"{case_name(*case)}_{seed}"
+    place = folder / "result.json"
+    if place.exists():
+        return json.loads(place.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    config = configuration({**settings(*case, own), "train.seed": seed}, {"train.log_every": 10})
+    frame = data.frame(0).reset_index(drop=True)
+    adapter = TabularAdapter(config, None, in_memory(frame, data.table.categorical))
+    trainer = Trainer(
+        adapter, adapter.config, folder, Processes(0, 1, pick_device(own.device)), None
+    )
+    (folder / "log.jsonl").unlink(missing_ok=True)  # of an interrupted run
+    log = Log(folder)
+    try:
+        trained = trainer.run(log)
+    finally:
+        log.close()
+    curve = [
+        {"step": r["step"], **{n: r[f"collapse/{n}"] for n in SHOWN}}
+        for r in read(folder)
+        if "collapse/rankme" in r
+    ]
+    start = {"step": 0, **{n: trained.start[n] for n in SHOWN}}
+    result = {
+        "curve": [start, *curve],
+        "verdict": trained.verdict,
+        "collapsed": "collapsed" in trained.verdict,
+        "linear": probed(data, adapter, trained.jepa),
+    }
+    place.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def probed(data: Data, adapter: Any, jepa: JEPA) -> float:
+    """Accuracy or RMSE of a linear head on all tokens, on the validation rows."""
+    parts = [
+        extract(jepa.teacher, adapter.tokenizer, packed(adapter, data.frame(n)), ["all_tokens"])
+        for n in (0, 1)
+    ]
+    x, v = (part["all_tokens"] for part in parts)
+    found = linear(Task(x, data.y, v, data.val_y, v, data.regression))
+    return float(score_cell(data, found.val, val=True).mean())
+
+
+def packed(adapter: Any, frame: Any) -> torch.Tensor:
+    """Preprocessed rows, (rows, features, 2)."""
+    return pack(adapter.preprocess.transform(frame)).to(adapter.tokenizer.about.device)
+
+
+def table(results: dict[str, Any], tables: Sequence[str]) -> str:
+    """The study as Markdown: first and last statistics, means over seeds."""
+    lines = ["# Register tokens on tables", ""]
+    for name in tables:
+        lines += [
+            f"## {name}",
+            "",
+            "| case | RankMe start -> end | std | spread | cosine | linear |",
+        ]
+        lines.append("|---|---|---|---|---|---|")
+        for case, runs in results[name].items():
+            ends = []
+            for key in ("rankme", "std", "spread", "cosine"):
+                first = np.mean([r["curve"][0][key] for r in runs])
+                last = np.mean([r["curve"][-1][key] for r in runs])
+                ends.append(f"{first:.3g} -> {last:.3g}")
+            values = [r["linear"] for r in runs]
+            bad = sum(r["collapsed"] for r in runs)
+            note = f", {bad} of {len(runs)} collapsed" if bad else ""
+            spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+            lines.append(
+                f"| {case}{note} | " + " | ".join(ends) + f" | {np.mean(values):.4f}{spread} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is missing and write both files."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--tables", nargs="+", default=["california", "jannis_part"], choices=TABLES
+    )
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--tokens", nargs="+", type=int, default=[0, 1, 4])
+    parser.add_argument("--weight", type=float, default=0.1, help="of VICReg")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--limit", type=int, help="rows per split, for quick checks")
+    parser.add_argument("--work", default="runs/tabular_reg_study")
+    parser.add_argument("--out", type=Path, help="name of the .json and .md files")
+    own = parser.parse_args(argv)
+    torch.set_num_threads(own.threads)
+    results: dict[str, Any] = {}
+    for name in own.tables:
+        data = Data(name, "val", own.limit)
+        results[name] = {}
+        for case in itertools.product(own.tokens, ("pre", "post"), (False, True)):
+            runs = [run(data, case, seed, own) for seed in range(own.seeds)]
+            results[name][case_name(*case)] = runs
+            last = runs[-1]
+            print(f"{name} {case_name(*case)}: {last['linear']:.4f}; {last['verdict']}", flush=True)
+    out = own.out or Path(own.work) / "summary"
+    Path(f"{out}.json").write_text(
+        json.dumps({"settings": vars(own) | {"out": str(out)}, "results": results}, indent=1)
+    )
+    Path(f"{out}.md").write_text(table(results, own.tables) + "\n")
+
+
+if __name__ == "__main__":
+    main()

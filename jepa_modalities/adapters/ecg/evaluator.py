@@ -1,0 +1,393 @@
+"""ECG evaluation: every arm on identical records, labels and poolings, by macro AUC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from jepa_modalities.adapters.ecg.bar import KernelBank
+from jepa_modalities.adapters.ecg.config import ECGConfig
+from jepa_modalities.adapters.ecg.model import in_samples, steps
+from jepa_modalities.adapters.ecg.preprocess import Signals
+from jepa_modalities.adapters.ecg.source import ECGSource, Rows
+from jepa_modalities.adapters.ecg.task import Task, task_labels
+from jepa_modalities.adapters.ecg.tokenizer import ECGTokenizer
+from jepa_modalities.core.batch import Tokens
+from jepa_modalities.eval.arms import Arm, concatenate
+from jepa_modalities.eval.features import POOLINGS, FeatureCache, extract, fingerprint
+from jepa_modalities.eval.multilabel import PROBES, intervals, resamples, score_multilabel
+from jepa_modalities.eval.multilabel import resample_count as count_of
+from jepa_modalities.eval.multilabel_head import HeadRecipe, fit_head
+
+if TYPE_CHECKING:
+    from jepa_modalities.adapters.ecg.adapter import ECGAdapter
+
+Array = NDArray[Any]
+# Rates at which the controls see recordings: faster ones gain them nothing and cost much.
+BAR_RATE, RAW_RATE = 100.0, 25.0
+
+
+def check(config: ECGConfig) -> None:
+    """Complain before any data are read about an evaluation that could not be done.
+
+    Raises:
+        ValueError: unknown poolings or probes, no untrained control, or windows that do not fit.
+    """
+    choice = config.evaluate
+    for name, given, known in (
+        ("poolings", choice.poolings, POOLINGS),
+        ("probes", choice.probes, PROBES),
+        ("pooling", (choice.pooling,), choice.poolings),
+    ):
+        if unknown := [item for item in given if item not in known]:
+            raise ValueError(f"evaluate.{name}: {unknown[0]!r} is not one of {', '.join(known)}")
+    if choice.untrained < 1:
+        raise ValueError("evaluate.untrained = 0: no result without this control; give at least 1")
+    if choice.attentive or choice.finetune:
+        steps(config, choice.window, "evaluate.window")
+        in_samples(config, "evaluate.stride", choice.stride)
+
+
+def check_data(adapter: ECGAdapter) -> None:
+    """Complain before training about labels that the evaluation would miss.
+
+    Raises:
+        ValueError: no labels of the task, or fewer records than label efficiency asks for.
+    """
+    choice, data = adapter.config.evaluate, adapter.config.data
+    task = task_labels(adapter.source.records, choice.task)
+    if task is None:
+        raise ValueError(
+            f"{data.path}: the probes need labels of the task {choice.task!r}; set evaluate.task "
+            f"to 'labels' for the file's own, or evaluate.enabled to False to pretrain only"
+        )
+    have = int(task.rows[adapter.source.splits.train].sum())
+    if choice.counts and max(choice.counts) > have:
+        raise ValueError(f"evaluate.counts = {choice.counts}: there are {have} training records")
+
+
+@dataclass
+class Normalised:
+    """Recordings of one part, normalised, NaN where there is nothing; sliceable as `extract` wants.
+
+    Attributes:
+        source: of the recordings.
+        rows: their numbers in the file.
+        samples: of each, at the encoder's rate.
+    """
+
+    source: ECGSource
+    rows: Rows
+    samples: int
+    kept: Tensor | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """(records, leads, samples), float32."""
+        size = len(self) * len(self.source.config.preprocess.leads) * self.samples * 4
+        if self.kept is None and size < self.source.config.data.resident * 2**30:
+            self.kept = self._read(self.rows)
+        return self._read(self.rows[index]) if self.kept is None else self.kept[index]
+
+    def _read(self, rows: Rows) -> Tensor:
+        raw = self.source.raw(rows, self.samples)
+        group = self.source.group[torch.from_numpy(rows)]
+        signals = self.source.preprocess.cpu()(raw, group)
+        return signals.values.masked_fill(raw.isnan(), torch.nan)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Labelled recordings of the three parts, of one common length."""
+
+    task: Task
+    train: Normalised
+    valid: Normalised
+    test: Normalised
+
+    @classmethod
+    def of(cls, source: ECGSource, task: Task) -> Parts:
+        """Those that take part in the task."""
+        rows = [part[task.rows[part]] for part in vars(source.splits).values()]
+        for name, part in zip(("training", "choices", "scores"), rows, strict=True):
+            if not len(part):
+                raise ValueError(f"no records with labels of task {task.name!r} for {name}")
+        # Windows and pooled features need one length; recordings are compared on what all have,
+        # but never on less than one crop.
+        shortest = int(min(source.samples[part].min() for part in rows))
+        samples = max(shortest, source.crop)
+        return cls(task, *(Normalised(source, part, samples) for part in rows))
+
+    def labels(self, name: str) -> Array:
+        """(records, classes) of a part."""
+        part: Normalised = getattr(self, name)
+        return self.task.labels[part.rows]
+
+
+def signals_of(values: Tensor) -> Signals:
+    """Normalised recordings with NaN -> `Signals`."""
+    missing = values.isnan()
+    return Signals(values.masked_fill(missing, 0), ~missing.all(2), ~missing.all(1))
+
+
+def tokens_of(tokenizer: ECGTokenizer, values: Tensor) -> Tokens:
+    """Tokens of normalised recordings with NaN, on the tokenizer's device."""
+    return tokenizer.of_signals(signals_of(values.to(tokenizer.preprocess.mean.device)))
+
+
+def slower(values: Tensor, fs: float, rate: float) -> Tensor:
+    """Signals averaged down to about `rate` Hz, zeros where there is nothing."""
+    factor = max(round(fs / rate), 1)
+    values = values.nan_to_num()
+    return values if factor == 1 else F.avg_pool1d(values, factor)
+
+
+def chunked(part: Normalised, function: Any, size: int = 256) -> Array:
+    """`function` over slices, as one float32 array."""
+    with torch.inference_mode():
+        pieces = [
+            function(part[low : low + size]).float().cpu().numpy()
+            for low in range(0, len(part), size)
+        ]
+    return np.concatenate(pieces)
+
+
+def control_arms(parts: Parts, config: ECGConfig) -> tuple[Arm, Arm]:
+    """Raw samples and random kernels."""
+    fs = config.preprocess.fs
+
+    def bar_input(values: Tensor) -> Tensor:
+        return slower(values, fs, BAR_RATE)
+
+    sample = bar_input(parts.train[slice(0, 1000)])
+    kernels = config.evaluate.kernels
+    bank = KernelBank.fit(sample, kernels, kind="rocket", seed=config.train.seed)
+    arms = []
+    for name, function in (
+        ("raw", lambda values: slower(values, fs, RAW_RATE).flatten(1)),
+        ("bar", lambda values: bank.features(bar_input(values))),
+    ):
+        held = [chunked(part, function) for part in (parts.valid, parts.test)]
+        train = {"": chunked(parts.train, function)}
+        arms.append(Arm(name, train, {"": np.concatenate(held)}))
+    return arms[0], arms[1]
+
+
+def encoder_arms(
+    adapter: ECGAdapter, encoders: dict[str, list[nn.Module]], parts: Parts, run: Path
+) -> list[Arm]:
+    """Features of every encoder and seed under every pooling, each computed once and kept."""
+    cache = FeatureCache(run / "features")
+    poolings = adapter.config.evaluate.poolings
+    marks = str(adapter.tokenizer.state_dict())
+
+    def features(arm: str, model: nn.Module, name: str) -> dict[str, Array]:
+        part: Normalised = getattr(parts, name)
+        mark = fingerprint(model, part, marks)
+        return cache.features(
+            arm,
+            name,
+            poolings,
+            mark,
+            lambda names: extract(
+                model, lambda x: tokens_of(adapter.tokenizer, x), part, names, batch_size=128
+            ),
+        )
+
+    arms = []
+    for name, models in encoders.items():
+        train, held = [], []
+        for number, model in enumerate(models):
+            train.append(features(f"{name}{number}", model, "train"))
+            both = [features(f"{name}{number}", model, part) for part in ("valid", "test")]
+            held.append({p: np.concatenate([part[p] for part in both]) for p in poolings})
+        arms.append(Arm(name, train, held))
+    return arms
+
+
+def evaluate(
+    adapter: ECGAdapter, encoders: dict[str, list[nn.Module]], run: Path
+) -> dict[str, float]:
+    """Score every arm (spec of ECG, section 1.6; controls beside every number).
+
+    Args:
+        adapter: with its data open.
+        encoders: `encoder` (teacher), `student`, `untrained` (several seeds).
+        run: run folder; features are kept in `run/features`.
+
+    Returns:
+        Flat metrics, see `eval.multilabel.score_multilabel`.
+    """
+    config, choice = adapter.config, adapter.config.evaluate
+    task = task_labels(adapter.source.records, choice.task)
+    assert task is not None  # checked at the start
+    parts = Parts.of(adapter.source, task)
+    arms = encoder_arms(adapter, encoders, parts, run)
+    raw, bar = control_arms(parts, config)
+    joined = [
+        concatenate(narrowed(arm, choice.pooling), bar)
+        for arm in arms
+        if arm.name in ("encoder", "untrained")
+    ]
+    held_y = np.concatenate([parts.labels("valid"), parts.labels("test")])
+    valid = np.arange(len(held_y)) < len(parts.valid)
+    metrics, scored = score_multilabel(
+        [*arms, raw, bar, *joined],
+        parts.labels("train"),
+        held_y,
+        valid,
+        choice.probes,
+        choice.pooling,
+        choice.counts,
+        choice.draws,
+        config.train.seed,
+    )
+    curves = {
+        name: scored[f"{name}/linear"][0]
+        for name in ("encoder", "untrained", "bar")
+        if f"{name}/linear" in scored
+    }
+    adapter.scored = (parts.labels("test"), task.classes, curves)
+    for kind, wanted in (("attentive", choice.attentive), ("finetune", choice.finetune)):
+        if wanted:
+            metrics |= score_head(kind, adapter, encoders, parts, scored.get("bar/linear", []))
+    if choice.beats:
+        from jepa_modalities.adapters.ecg.beat import score_beats
+
+        metrics |= score_beats(adapter, encoders, choice.beats)
+    if choice.rhythm:
+        from jepa_modalities.adapters.ecg.rhythm import score_rhythm
+
+        metrics |= score_rhythm(adapter, encoders, choice.rhythm)
+    for name in ("train", "valid", "test"):
+        metrics[f"data/{name}_records"] = float(len(getattr(parts, name)))
+    truth = parts.labels("test")
+    metrics["data/classes_scored"] = float(((truth.sum(0) > 0) & (truth.sum(0) < len(truth))).sum())
+    metrics["data/pretraining_records"] = float(len(adapter))
+    return metrics
+
+
+def narrowed(arm: Arm, pooling: str) -> Arm:
+    """The same arm with its primary pooling only."""
+    train, test = zip(*arm.seeds(), strict=True)
+    return Arm(arm.name, *([{pooling: s[pooling]} for s in part] for part in (train, test)))
+
+
+class RecordCrops:
+    """Crops of the parts for the heads (see `eval.multilabel_head.Crops`).
+
+    Args:
+        parts: labelled recordings.
+        tokenizer: cuts them.
+        window: samples per crop.
+        stride: samples between the crops of one recording.
+    """
+
+    def __init__(self, parts: Parts, tokenizer: ECGTokenizer, window: int, stride: int) -> None:
+        self.parts, self.tokenizer = parts, tokenizer
+        self.window_samples, self.stride = window, stride
+        if parts.train.samples < window:
+            raise ValueError(
+                f"evaluate.window asks for {window} samples, recordings have {parts.train.samples}"
+            )
+
+    def random(self, rows: NDArray[np.int64], generator: torch.Generator) -> Tokens:
+        """A random crop of each of these training records."""
+        values = self.parts.train[rows]
+        room = values.shape[2] - self.window_samples + 1
+        start = torch.randint(0, room, (len(rows), 1), generator=generator)
+        index = start + torch.arange(self.window_samples)
+        crop = values.gather(2, index[:, None].expand(-1, values.shape[1], -1))
+        return self._tokens(crop)
+
+    def window(self, part: str, number: int) -> Tokens:
+        """Crop `number` of all records of a part."""
+        low = number * self.stride
+        values: Normalised = getattr(self.parts, part)
+        return self._tokens(values[slice(0, len(values))][..., low : low + self.window_samples])
+
+    def num_windows(self, part: str) -> int:
+        """Crops per record: 7 for 10 s, 2.5 s windows and a stride of 1.25 s."""
+        values: Normalised = getattr(self.parts, part)
+        return (values.samples - self.window_samples) // self.stride + 1
+
+    def _tokens(self, values: Tensor) -> Tokens:
+        return tokens_of(self.tokenizer, values)
+
+
+def head_recipe(kind: str, config: ECGConfig) -> HeadRecipe:
+    """The paper's settings of a head (ECG-JEPA, downstream protocol) at the run's step count."""
+    choice = config.evaluate
+    common = HeadRecipe(
+        steps=choice.head_steps,
+        batch_size=choice.head_batch,
+        single=choice.task == "single",
+        check_every=max(choice.head_steps // 50, 10),
+    )
+    if kind == "attentive":
+        return common
+    return replace(
+        common,
+        finetune=True,
+        lr_end=1e-5,
+        warmup=max(choice.head_steps // 50, 1),
+        weight_decay=0.01,
+        betas=(0.9, 0.99),
+        dropout=0.05,
+        mixup=choice.mixup,
+    )
+
+
+def score_head(
+    kind: str,
+    adapter: ECGAdapter,
+    encoders: dict[str, list[nn.Module]],
+    parts: Parts,
+    bar: list[NDArray[np.float64]],
+) -> dict[str, float]:
+    """Attentive probe or fine-tuning of the encoder beside the untrained one and the bar.
+
+    Args:
+        kind: "attentive" or "finetune".
+        adapter: of the run.
+        encoders: `encoder` and `untrained`; the first network of each is used.
+        parts: labelled recordings.
+        bar: scores of the bar's linear probe on the same test records.
+    """
+    config = adapter.config
+    window = in_samples(config, "evaluate.window", config.evaluate.window)
+    stride = in_samples(config, "evaluate.stride", config.evaluate.stride)
+    crops = RecordCrops(parts, adapter.tokenizer, window, stride)
+    recipe = head_recipe(kind, config)
+    scored: dict[str, list[NDArray[np.float64]]] = {}
+    metrics: dict[str, float] = {}
+    for arm in ("encoder", "untrained"):
+        model = encoders[arm][0]
+        scores, chosen, _ = fit_head(
+            model,
+            crops,
+            parts.labels("train"),
+            parts.labels("valid"),
+            recipe,
+            config.encoder.heads,
+            config.train.seed,
+            next(model.parameters()).device,
+        )
+        scored[f"{arm}/{kind}"] = [scores]
+        metrics |= {f"choice/{arm}_{kind}_{name}": value for name, value in chosen.items()}
+    compared = {f"paired/encoder-untrained/{kind}": (f"encoder/{kind}", f"untrained/{kind}")}
+    if bar:
+        scored[f"bar/{kind}"] = bar  # the kernels have no weights to tune: their linear probe
+        compared[f"paired/encoder-bar/{kind}"] = (f"encoder/{kind}", f"bar/{kind}")
+    truth = parts.labels("test")
+    weight = resamples(truth, count_of(truth), config.train.seed)
+    return metrics | intervals(scored, truth, weight, compared)

@@ -1,0 +1,179 @@
+"""The table adapter: the whole table as tensors, one gather per step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jepa_modalities.adapters.base import Plan, build_masker
+from jepa_modalities.adapters.tabular.bin import bin_edges
+from jepa_modalities.adapters.tabular.config import TableShape, TabularConfig
+from jepa_modalities.adapters.tabular.model import embedding, geometry
+from jepa_modalities.adapters.tabular.objective import Detection, Reconstruction, replaced
+from jepa_modalities.adapters.tabular.preprocess import TablePreprocess
+from jepa_modalities.adapters.tabular.target import fixed_target
+from jepa_modalities.adapters.tabular.tokenizer import TableTokenizer, pack
+from jepa_modalities.core.batch import Batch, Tokens
+from jepa_modalities.core.masking import Masker, Masks
+from jepa_modalities.core.registry import adapters
+from jepa_modalities.data.table import Table, open_table
+
+
+@adapters.register("tabular")
+class TabularAdapter:
+    """Tables for JEPA (see `adapters.base.Adapter`).
+
+    Args:
+        config: of the run; `shape` is filled here.
+        folder: not used.
+        table: instead of `data.path`, for callers that hold the table already.
+
+    Raises:
+        ValueError: data or choices that cannot work, before anything is trained.
+    """
+
+    def __init__(
+        self, config: TabularConfig, folder: Path | None = None, table: Table | None = None
+    ) -> None:
+        data = config.data
+        self.table = table or open_table(
+            data.path, data.target, data.split, data.task, data.categorical, data.dates, data.drop
+        )
+        train = self.table.frame.iloc[self.table.rows("train")]
+        self.preprocess = TablePreprocess.fit(
+            train, data.numeric, self.table.categorical, data.max_levels
+        )
+        self.tokenizer = TableTokenizer(self.preprocess)
+        arrays = self.preprocess.transform(train)
+        self.values = pack(arrays)
+        self.edges = [
+            torch.from_numpy(edge).float() for edge in bin_edges(arrays.numeric, config.tokens.bins)
+        ]
+        bins = [len(edge) - 1 for edge in self.edges] if config.tokens.numeric == "ple" else []
+        self.config = replace(
+            config,
+            shape=TableShape(
+                len(self.preprocess.numeric_names), self.preprocess.cardinalities, tuple(bins)
+            ),
+        )
+        self.geometry = geometry(self.config)
+        check(self.config)
+        build_masker(self.config, self.geometry)
+        self._resident: Tensor | None = None
+        if config.evaluate.enabled and self.table.target is not None:
+            from jepa_modalities.adapters.tabular.evaluator import check as check_evaluation
+
+            check_evaluation(self)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def embedding(self) -> nn.Module:
+        """Weights for every feature."""
+        return embedding(self.config, self.edges)
+
+    def target(self) -> tuple[nn.Module, int] | None:
+        """The fixed target that `target.kind` names, or None."""
+        if self.config.target.kind == "ema":
+            return None
+        return fixed_target(self.config, self.edges, self.values)
+
+    def terms(self) -> list[nn.Module]:
+        """Detection of replaced values and reconstruction of hidden ones, where switched on."""
+        choice, found = self.config.objective, list[nn.Module]()
+        if choice.detection:
+            features = self.geometry.num_tokens
+            found.append(Detection(self.config.encoder.dim, features, choice.detection))
+        if choice.reconstruction:
+            fixed = self.target() if self.config.loss.weight else None
+            dim = self.config.encoder.dim if fixed is None else fixed[1]
+            if fixed is not None and self.config.target.handover is not None:
+                dim += self.config.encoder.dim
+            levels = self.config.shape.cardinalities
+            found.append(Reconstruction(dim, self.edges, levels, choice.reconstruction))
+        return found
+
+    def feed(
+        self, plan: Plan, masker: Masker | None, device: torch.device
+    ) -> Iterator[tuple[Batch, Masks | None]]:
+        """Batches and masks on the device, in the plan's order."""
+        table = self._on(device)
+        choice = self.config.objective
+        fixed = self.config.target.kind != "ema"
+        for ids, draw in plan:
+            values = table.index_select(0, ids.to(device, non_blocking=True))
+            tokens: Tokens = self.tokenizer(values)
+            masks = None if masker is None else draw.masks(masker).to(device)
+            views: tuple[Tokens, ...] = ()
+            if choice.detection:
+                changed = replaced(values, table, draw, choice.detection_rate)
+                views = (Tokens(changed, tokens.positions),)
+            yield Batch(tokens, tokens, views, raw=values if fixed else None, ids=ids), masks
+
+    def _on(self, device: torch.device) -> Tensor:
+        """All training rows on the device, copied once."""
+        if self._resident is None or self._resident.device != device:
+            self._resident = self.values.to(device)
+        return self._resident
+
+    def packed(self, split: str, labelled: bool = False) -> Tensor:
+        """The rows of a split, preprocessed, (rows, features, 2)."""
+        rows = self.table.rows(split, labelled)
+        return pack(self.preprocess.transform(self.table.frame.iloc[rows]))
+
+    def monitor(self) -> tuple[Tokens, Tensor | None]:
+        """Up to 1,000 validation rows (training rows where there are few), with their classes."""
+        split = "val" if len(self.table.rows("val")) >= 50 else "train"
+        labels = None
+        rows = self.table.rows(split)
+        if self.table.task == "classification" and not self.table.missing[rows].any():
+            assert self.table.target is not None
+            codes = np.unique(self.table.target, return_inverse=True)[1]
+            labels = torch.from_numpy(codes[rows][:1000])
+        device = self.tokenizer.about.device
+        tokens: Tokens = self.tokenizer(self.packed(split)[:1000].to(device))
+        return tokens, labels
+
+    def evaluate(self, encoders: dict[str, list[nn.Module]], run: Path) -> dict[str, float]:
+        """Score the encoders beside raw columns and the bars; nothing without a target."""
+        if self.table.target is None:
+            return {}
+        from jepa_modalities.adapters.tabular.evaluator import evaluate
+
+        return evaluate(self, encoders, run)
+
+    def pictures(self, encoders: dict[str, list[nn.Module]]) -> dict[str, Any]:
+        """Masks, rows in the plane, what each feature looks at."""
+        from jepa_modalities.adapters.tabular.picture import table_pictures
+
+        return table_pictures(self, encoders)
+
+
+def check(config: TabularConfig) -> None:
+    """Complain about choices that exclude each other.
+
+    Raises:
+        ValueError: naming them.
+    """
+    masked, choice = config.mask.kind != "none", config.objective
+    if not (choice.detection or choice.reconstruction or config.regulariser.kind != "none") and (
+        not masked or not config.loss.weight
+    ):
+        raise ValueError(
+            "nothing to learn from: give mask.kind 'feature' with loss.weight, objective.detection "
+            "or objective.reconstruction above 0"
+        )
+    if choice.reconstruction and not masked:
+        raise ValueError("objective.reconstruction needs masks: set mask.kind to 'feature'")
+    if choice.detection and not 0 < choice.detection_rate < 1:
+        raise ValueError(
+            f"objective.detection_rate = {choice.detection_rate}: give a share between 0 and 1"
+        )
+    if config.encoder.stem != "linear":
+        raise ValueError("encoder.stem = 'conv' is for images; tables need 'linear'")

@@ -1,0 +1,99 @@
+"""What a run's choices say about a table's encoder, without opening any data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jepa_modalities.adapters.base import Geometry
+from jepa_modalities.adapters.tabular.config import TabularConfig
+from jepa_modalities.adapters.tabular.embedding import FeatureEmbedding
+from jepa_modalities.adapters.tabular.masker import FeatureMasker
+from jepa_modalities.adapters.tabular.tokenizer import TableTokenizer
+from jepa_modalities.core.masking import Masker
+from jepa_modalities.core.registry import modalities
+from jepa_modalities.data.table import read_frame, stored
+
+
+def geometry(config: TabularConfig) -> Geometry:
+    """Two numbers per token (value and gap), one token per feature."""
+    return Geometry(2, (config.shape.numeric + len(config.shape.cardinalities),))
+
+
+def embedding(config: TabularConfig, edges: Sequence[Tensor] | None = None) -> nn.Module:
+    """Weights for every feature.
+
+    Args:
+        config: with `shape` filled.
+        edges: of piecewise-linear bins; blank ones of the right number where weights are loaded.
+    """
+    shape = config.shape
+    if edges is None and shape.bins:
+        edges = [torch.arange(count + 1.0) for count in shape.bins]
+    return FeatureEmbedding(
+        shape.numeric, shape.cardinalities, config.encoder.dim, config.tokens, edges
+    )
+
+
+@modalities.register("tabular")
+class TabularModality:
+    """Tables without data: what loading and embedding need (see `adapters.base.Modality`)."""
+
+    Config = TabularConfig
+
+    @staticmethod
+    def geometry(config: TabularConfig) -> Geometry:
+        """Token width and number of features."""
+        return geometry(config)
+
+    @staticmethod
+    def embedding(config: TabularConfig) -> nn.Module:
+        """The first learned layer."""
+        return embedding(config)
+
+    @staticmethod
+    def tokenizer(config: TabularConfig) -> nn.Module:
+        """A tokenizer whose preprocessing is filled from the encoder file."""
+        return TableTokenizer()
+
+    @staticmethod
+    def masker(config: TabularConfig, geometry: Geometry) -> Masker | None:
+        """Random subsets of the features; None for the kinds of all modalities."""
+        mask = config.mask
+        if mask.kind != "feature":
+            return None
+        return FeatureMasker(
+            geometry.num_tokens, mask.context_scale, mask.target_scale, mask.num_targets
+        )
+
+    @staticmethod
+    def read(config: TabularConfig, raw: Any) -> Any:
+        """A user's table as a DataFrame or array of feature columns.
+
+        Args:
+            config: of the encoder.
+            raw: a path (.csv, .csv.gz, .parquet), a DataFrame or a 2-D array. Target, split and
+                dropped columns of the run may be there; they are left out.
+
+        Raises:
+            ValueError: a file of another kind.
+        """
+        import pandas as pd
+
+        data = config.data
+        about: dict[str, Any] = {}
+        if isinstance(raw, str | Path):
+            about, raw = stored(raw), read_frame(raw)
+        if not isinstance(raw, pd.DataFrame):
+            return raw
+        roles = {data.target or about.get("target"), *data.drop}
+        roles.add(data.split or ("split" if about else None))
+        frame = raw.drop(columns=[name for name in raw.columns if name in roles])
+        for name in data.dates:
+            if name in frame.columns:
+                frame[name] = pd.to_datetime(frame[name], format="mixed")
+        return frame.reset_index(drop=True)

@@ -1,0 +1,1 @@
+"""scikit-learn estimators: pretraining inside `fit`, features out of `transform`."""

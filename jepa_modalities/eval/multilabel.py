@@ -1,0 +1,416 @@
+"""Records with several labels at once: probes, macro AUC with missing classes, paired intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from jepa_modalities.eval.arms import CONTROLS, LEARNED, REQUIRED, Arm, suffix
+from jepa_modalities.eval.probes import floats, rotate, solve_logistic, standardise
+from jepa_modalities.eval.statistics import Interval, t_interval
+
+Array = NDArray[np.float64]
+# scikit-learn's C of each label's own logistic regression.
+C_GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+CHUNK = 100_000_000  # feature numbers that are repeated over labels at a time
+RESAMPLES = 1000
+PROBES = ("linear", "knn")
+
+
+def aucs(truth: ArrayLike, scores: ArrayLike) -> Array:
+    """Area under the ROC curve of each class, NaN where it has no positive or no negative.
+
+    Args:
+        truth: 0 or 1, (rows, classes).
+        scores: higher = more likely, (rows, classes).
+    """
+    y, s = np.asarray(truth), np.asarray(scores)
+    return _weighted_aucs(y, s, np.ones((1, len(y))))[0]
+
+
+def macro_auc(truth: ArrayLike, scores: ArrayLike) -> float:
+    """Mean of `aucs` over the classes that the rows hold both ways.
+
+    Raises:
+        ValueError: no such class.
+    """
+    found = aucs(truth, scores)
+    if np.isnan(found).all():
+        raise ValueError(
+            f"none of the {found.size} classes has both a positive and a negative among these rows"
+        )
+    return float(np.nanmean(found))
+
+
+def _weighted_aucs(y: NDArray[Any], s: NDArray[Any], counts: Array) -> Array:
+    """AUCs where every row counts so often, (resamples, classes); ties count half."""
+    found = np.full((len(counts), y.shape[1]), np.nan)
+    for column in range(y.shape[1]):
+        order = np.argsort(s[:, column], kind="stable")
+        value, positive = s[order, column], y[order, column].astype(bool)
+        weight = counts[:, order]
+        first = np.flatnonzero(np.r_[True, value[1:] != value[:-1]])  # of equal scores
+        plus = np.add.reduceat(weight * positive, first, axis=1)
+        minus = np.add.reduceat(weight * ~positive, first, axis=1)
+        below = np.cumsum(minus, axis=1) - minus / 2
+        pairs = plus.sum(1) * minus.sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found[:, column] = np.where(pairs > 0, (plus * below).sum(1) / pairs, np.nan)
+    return found
+
+
+def resamples(truth: ArrayLike, num: int = RESAMPLES, seed: int = 0) -> Array:
+    """Bootstrap counts of the rows, (resamples, rows): the same for every arm, so paired.
+
+    A draw in which a class has lost its positives or negatives is drawn again: scikit-learn's
+    score would be NaN there, and leaving the class out would compare different sets of classes.
+
+    Args:
+        truth: (rows, classes); classes that are constant in it do not count.
+        num: number of resamples.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: classes so rare that hardly any draw keeps them all.
+    """
+    y = np.asarray(truth).astype(np.float64)
+    y = y[:, (y.sum(0) > 0) & (y.sum(0) < len(y))]
+    generator = np.random.default_rng(seed)
+    kept: list[Array] = []
+    for _ in range(200):
+        drawn = generator.integers(0, len(y), (num, len(y)))
+        drawn += len(y) * np.arange(num)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=num * len(y)).reshape(num, len(y))
+        positives = counts @ y
+        fine = ((positives > 0) & (positives < len(y))).all(1)
+        kept.append(counts[fine].astype(np.float64))
+        if sum(map(len, kept)) >= num:
+            return np.concatenate(kept)[:num]
+    raise ValueError(
+        f"{sum(map(len, kept))} of {200 * num} resamples of {len(y)} rows hold all {y.shape[1]} "
+        f"classes; leave out classes with very few positives"
+    )
+
+
+def resampled_macro(truth: ArrayLike, scores: ArrayLike, counts: Array) -> Array:
+    """Macro AUC of every resample, (resamples,), over the classes that `truth` holds both ways."""
+    y = np.asarray(truth)
+    both = (y.sum(0) > 0) & (y.sum(0) < len(y))
+    return np.asarray(_weighted_aucs(y[:, both], np.asarray(scores)[:, both], counts).mean(1))
+
+
+def linear_multilabel(
+    train_x: ArrayLike,
+    train_y: ArrayLike,
+    others: Sequence[ArrayLike],
+    valid_y: ArrayLike | None = None,
+    grid: Sequence[float] = C_GRID,
+    folds: int = 5,
+    seed: int = 0,
+) -> tuple[list[Array], float]:
+    """A logistic regression per label on standardised features, one C for all labels.
+
+    Args:
+        train_x: (rows, width).
+        train_y: 0 or 1, (rows, classes); a class without both gets score 0.
+        others: features to score, each (rows, width); C is chosen on the first.
+        valid_y: labels of the first of `others`; None chooses C by cross-validation in the training
+            rows instead.
+        grid: values of C.
+        folds: of the cross-validation.
+        seed: of the folds.
+
+    Returns:
+        Log-odds of each of `others`, (rows, classes), and the chosen C.
+    """
+    y = np.asarray(train_y)
+    both = np.flatnonzero((y.sum(0) > 0) & (y.sum(0) < len(y)))
+    x = floats(np.asarray(train_x))
+    mean, std = standardise(x)
+    z, back = rotate(x.sub_(mean).div_(std).float()[None])
+    targets = [((floats(np.asarray(t)) - mean) / std).float() for t in others]
+    if back is not None:
+        targets = [t @ back[0] for t in targets]
+    every = torch.ones(1, len(y))
+    inside = every
+    if valid_y is None:
+        fold = np.random.default_rng(seed).permutation(len(y)) % folds
+        inside = torch.from_numpy(fold != np.arange(folds)[:, None]).float()
+    best, chosen, answer = -1.0, grid[0], None
+    weight: Tensor | None = None
+    full: Tensor | None = None
+    for c in sorted(grid):
+        weight = _solved(z, y[:, both], inside, c, weight)
+        if valid_y is None:
+            out = torch.einsum("kpw,nw->pnk", weight, F.pad(z[0], (0, 1), value=1.0))
+            # Every row is scored by the model that has not seen it.
+            guess = (out * (1 - inside)[..., None]).sum(0).double().numpy()
+            reached = macro_auc(y[:, both], guess)
+            full = _solved(z, y[:, both], every, c, full)
+        else:
+            guess = _scores(targets[0], weight[:, 0]).numpy()
+            reached = macro_auc(np.asarray(valid_y)[:, both], guess)
+            full = weight
+        if reached > best:  # among equals the most regularised
+            best, chosen, answer = reached, c, full
+    assert answer is not None
+    found = []
+    for part in targets:
+        scores = np.zeros((len(part), y.shape[1]))
+        scores[:, both] = _scores(part, answer[:, 0]).numpy()
+        found.append(scores)
+    return found, chosen
+
+
+def _scores(x: Tensor, weight: Tensor) -> Tensor:
+    return (x @ weight[:, :-1].T + weight[:, -1]).double()
+
+
+def _solved(z: Tensor, y: NDArray[Any], rows: Tensor, c: float, start: Tensor | None) -> Tensor:
+    """Weights of the log-odds per label and problem, (classes, problems, width + 1).
+
+    A softmax over {no, yes} whose two weight vectors are opposite: half the penalty of one
+    vector's square, hence the factor 2.
+    """
+    label = torch.from_numpy(y).T.float()
+    penalty = 2 / (c * float(rows.sum(1).mean()))
+    step = max(1, CHUNK // z.numel())
+    parts = []
+    for low in range(0, len(label), step):
+        part = label[low : low + step]
+        onehot = torch.stack([1 - part, part], 1)
+        before = None
+        if start is not None:
+            half = start[low : low + step] / 2
+            before = torch.stack([-half, half], 2)
+        shape = (len(part), -1, -1)
+        pair = solve_logistic(z.expand(shape), onehot, rows.expand(shape), penalty, before)
+        parts.append(pair[:, :, 1] - pair[:, :, 0])
+    return torch.cat(parts)
+
+
+def knn_multilabel(
+    train_x: ArrayLike,
+    train_y: ArrayLike,
+    test_x: ArrayLike,
+    neighbours: int = 20,
+    temperature: float = 0.1,
+) -> Array:
+    """Share of each label among the nearest neighbours by cosine, weighted exp(similarity / T).
+
+    Args:
+        train_x: (rows, width); both are standardised by the training rows first.
+        train_y: 0 or 1, (rows, classes).
+        test_x: (test rows, width).
+        neighbours: how many.
+        temperature: T.
+    """
+    x, t = floats(np.asarray(train_x)), floats(np.asarray(test_x))
+    mean, std = standardise(x)
+    x, t = (F.normalize(((part - mean) / std).float()) for part in (x, t))
+    near = (t @ x.T).topk(min(neighbours, len(x)))
+    vote = (near.values / temperature).softmax(1)
+    labels = torch.from_numpy(np.asarray(train_y)).float()[near.indices]
+    return (vote[..., None] * labels).sum(1).double().numpy()
+
+
+def label_draws(train_y: ArrayLike, count: int, draws: int, seed: int = 0) -> NDArray[np.int64]:
+    """Rows of each draw of `count` labelled records, (draws, count), the same for every arm.
+
+    Stratified: classes in turn, the rarest first, each takes a random record that has it and is not
+    taken, so that even a small draw holds every class; what is left is drawn from all.
+
+    Raises:
+        ValueError: fewer records than asked for.
+    """
+    y = np.asarray(train_y).astype(bool)
+    if count > len(y):
+        raise ValueError(f"{count} labelled records were asked for, there are {len(y)}")
+    generator = np.random.default_rng(seed)
+    least = max(1, count // (4 * y.shape[1]))
+    found = []
+    for _ in range(draws):
+        order = generator.permutation(len(y))
+        taken: list[int] = []
+        for column in np.argsort(y.sum(0)):
+            have = int(y[taken, column].sum()) if taken else 0
+            more = [row for row in order[y[order, column]] if row not in set(taken)]
+            taken += more[: max(min(least - have, count - len(taken)), 0)]
+        rest = order[~np.isin(order, taken)]
+        found.append(np.r_[np.array(taken, np.int64), rest[: count - len(taken)]])
+    return np.stack(found)
+
+
+def score_multilabel(
+    arms: Sequence[Arm],
+    train_y: ArrayLike,
+    held_y: ArrayLike,
+    valid: NDArray[np.bool_],
+    probes: Sequence[str] = ("linear", "knn"),
+    primary: str = "mean",
+    counts: Sequence[int] = (),
+    draws: int = 8,
+    seed: int = 0,
+) -> tuple[dict[str, float], dict[str, list[Array]]]:
+    """Every arm, pooling and probe by macro AUC, and every learned arm against its controls.
+
+    Args:
+        arms: `test` holds the rows for choices and those for scores together; with `raw` and
+            `untrained` wherever a learned arm is among them.
+        train_y: (rows, classes).
+        held_y: (held rows, classes).
+        valid: True for the held rows on which C is chosen; the others are scored, once.
+        probes: names from `PROBES`.
+        primary: the pooling whose keys carry no `@`.
+        counts: numbers of labelled records for `linear_<n>labels`.
+        draws: of the few labels.
+        seed: of resamples and draws.
+
+    Returns:
+        Flat metrics `<arm>/<probe>[@<pooling>]/macro_auc` with `_low`, `_high`, `_seeds` and
+        `paired/...`; and the scored rows' scores of every key, one array per seed.
+
+    Raises:
+        ValueError: a learned arm without its controls, or unknown probes.
+    """
+    check_arms(arms, probes)
+    y, held = np.asarray(train_y), np.asarray(held_y)
+    truth = held[~valid]
+    weight = resamples(truth, resample_count(truth), seed)
+    scored: dict[str, list[Array]] = {}
+    few: dict[str, Array] = {}
+    metrics: dict[str, float] = {}
+    for arm in arms:
+        for pooling in arm.poolings:
+            at = suffix(pooling, primary)
+            for train, test in arm.seeds():
+                x, t = train[pooling], test[pooling]
+                metrics[f"{arm.name}/width{at}"] = float(x.shape[1])
+                for probe in probes:
+                    scores = _probed(probe, x, y, t[valid], held[valid], t[~valid])
+                    scored.setdefault(f"{arm.name}/{probe}{at}", []).append(scores)
+            if pooling in ("", primary):
+                for count in counts:
+                    few[f"{arm.name}/linear_{count}labels"] = _few(
+                        arm, pooling, y, held, valid, count, draws, seed
+                    )
+    metrics |= intervals(scored, truth, weight, pairs(arms, probes, primary))
+    for key, values in few.items():
+        metrics |= _entry(f"{key}/macro_auc", t_interval(values))
+    for name, control, count in ((n, c, m) for n in LEARNED for c in CONTROLS for m in counts):
+        mine, theirs = f"{name}/linear_{count}labels", f"{control}/linear_{count}labels"
+        if mine in few and theirs in few:
+            found = t_interval(few[mine] - few[theirs])
+            metrics |= _entry(f"paired/{name}-{control}/linear_{count}labels/macro_auc", found)
+    return metrics, scored
+
+
+def resample_count(truth: NDArray[Any]) -> int:
+    """`RESAMPLES`, or the published 100 where the test set is so large that it would take long."""
+    return RESAMPLES if truth.size * RESAMPLES < 3e7 else 100
+
+
+def check_arms(arms: Sequence[Arm], probes: Sequence[str]) -> None:
+    """Raise ValueError for unknown probes, or a learned arm without raw input and untrained."""
+    if unknown := [name for name in probes if name not in PROBES]:
+        raise ValueError(f"probes {unknown} are not known; choose from {', '.join(PROBES)}")
+    names = [arm.name for arm in arms]
+    learned = [name for name in names if name in LEARNED]
+    if learned and (missing := [name for name in REQUIRED if name not in names]):
+        raise ValueError(
+            f"arm {learned[0]!r} comes without its controls {missing}: every result stands beside "
+            f"the same probe on raw input and on the untrained encoder; add these arms"
+        )
+
+
+def _probed(
+    probe: str, x: Any, y: NDArray[Any], valid_x: Any, valid_y: NDArray[Any], test_x: Any
+) -> Array:
+    if probe == "knn":
+        return knn_multilabel(x, y, test_x)
+    return linear_multilabel(x, y, [valid_x, test_x], valid_y)[0][1]
+
+
+def _few(
+    arm: Arm,
+    pooling: str,
+    y: NDArray[Any],
+    held: NDArray[Any],
+    valid: NDArray[np.bool_],
+    count: int,
+    draws: int,
+    seed: int,
+) -> Array:
+    """Macro AUC of every draw of so many labels, averaged over encoder seeds, (draws,)."""
+    rows = label_draws(y, count, draws, seed)
+    reached = [
+        [
+            macro_auc(
+                held[~valid],
+                linear_multilabel(train[pooling][r], y[r], [test[pooling][~valid]])[0][0],
+            )
+            for r in rows
+        ]
+        for train, test in arm.seeds()
+    ]
+    return np.mean(reached, axis=0)
+
+
+def pairs(arms: Sequence[Arm], probes: Sequence[str], primary: str) -> dict[str, tuple[str, str]]:
+    """Which keys of scores are compared: name of the difference -> (learned, control)."""
+    named = {arm.name: arm for arm in arms}
+    found = {}
+    for name in (n for n in LEARNED if n in named):
+        for control in (c for c in CONTROLS if c in named):
+            for pooling in named[name].poolings:
+                same = pooling if pooling in named[control].poolings else ""
+                if same not in named[control].poolings:
+                    continue
+                ours, theirs = suffix(pooling, primary), suffix(same, primary)
+                for probe in probes:
+                    key = f"paired/{name}-{control}/{probe}{ours}"
+                    found[key] = (f"{name}/{probe}{ours}", f"{control}/{probe}{theirs}")
+    return found
+
+
+def intervals(
+    scored: Mapping[str, Sequence[Array]],
+    truth: NDArray[Any],
+    weight: Array,
+    compared: Mapping[str, tuple[str, str]],
+) -> dict[str, float]:
+    """Macro AUC with 95 % bootstrap intervals over rows, and paired differences.
+
+    Args:
+        scored: key -> scores of the rows, one array per seed; AUCs are averaged over the seeds.
+        truth: (rows, classes).
+        weight: from `resamples`.
+        compared: from `pairs`.
+    """
+    metrics: dict[str, float] = {}
+    drawn, mean = {}, {}
+    for key, seeds in scored.items():
+        drawn[key] = np.mean([resampled_macro(truth, s, weight) for s in seeds], axis=0)
+        mean[key] = float(np.mean([macro_auc(truth, s) for s in seeds]))
+        metrics |= _entry(f"{key}/macro_auc", _interval(mean[key], drawn[key]))
+        metrics[f"{key}/macro_auc_seeds"] = float(len(seeds))
+    for key, (ours, theirs) in compared.items():
+        if ours in drawn and theirs in drawn:
+            found = _interval(mean[ours] - mean[theirs], drawn[ours] - drawn[theirs])
+            metrics |= _entry(f"{key}/macro_auc", found)
+    return metrics
+
+
+def _interval(mean: float, drawn: Array) -> Interval:
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(mean, float(low), float(high))
+
+
+def _entry(key: str, interval: Interval) -> dict[str, float]:
+    return dict(zip((key, f"{key}_low", f"{key}_high"), interval, strict=True))
