@@ -49,8 +49,8 @@ class Modality(Protocol):
     """What loading and using an encoder needs to know: no data, no training.
 
     A modality may also define `encoder(config, geometry, embed) -> nn.Module | None`, its own
-    encoder, and `masker(config, geometry) -> Masker | None` for mask kinds that only it has; None
-    where the common one is meant.
+    encoder, and `masker(config, geometry) -> Masker | None`, its own masker for this mask kind;
+    None where the common one is meant.
     """
 
     Config: type[Any]
@@ -169,15 +169,13 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
     mask = config.mask
     if mask.kind == "none":
         return None
+    own: Masker | None = _own(config, "masker", geometry)
+    if own is not None:
+        return own
     if mask.kind == "random":
         return RandomMasker(geometry.num_tokens, mask.keep)
     if mask.kind != "block":
-        own: Masker | None = _own(config, "masker", geometry)
-        if own is None:
-            raise ValueError(
-                f"mask.kind = {mask.kind!r} is not known to modality {config.modality!r}"
-            )
-        return own
+        raise ValueError(f"mask.kind = {mask.kind!r} is not known to modality {config.modality!r}")
     if len(geometry.grid) > 2:
         raise ValueError(
             f"mask.kind = 'block' knows images and sequences, not a grid of {geometry.grid}; use "

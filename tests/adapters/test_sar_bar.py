@@ -118,9 +118,7 @@ def test_published_bars_hold_on_mstar() -> None:
     archive = DATA / "sar" / "mstar_soc_jpeg.zip"
     if not archive.is_file():
         pytest.skip(f"no {archive}; set JEPA_DATA")
-    from sklearn.svm import LinearSVC
-
-    from jepa_modalities.adapters.sar.evaluator import chunked
+    from jepa_modalities.adapters.sar.evaluator import chunked, linear_svm
     from jepa_modalities.data.sar.chip import read_chips
     from jepa_modalities.eval.fewshot import class_draws
 
@@ -128,11 +126,10 @@ def test_published_bars_hold_on_mstar() -> None:
     test = read_chips(archive, 128, split="test").subset(torch.arange(0, 2425, 3))
     assert train.labels is not None and test.labels is not None
     rows = class_draws(train.labels.numpy(), 40, 1)[0]
-    for function, constant, least in ((gradient_features, 1e-3, 0.80), (hog_features, 1e-2, 0.68)):
+    for function, least in ((gradient_features, 0.80), (hog_features, 0.68)):
         x, t = (
             chunked(images, partial(function, size=(64, 64)))
             for images in (train.values[torch.from_numpy(rows)], test.values)
         )
-        mean, std = x.mean(0), x.std(0) + 1e-6
-        machine = LinearSVC(C=constant, dual=True).fit((x - mean) / std, train.labels.numpy()[rows])
-        assert machine.score((t - mean) / std, test.labels.numpy()) > least
+        fit = linear_svm(x, train.labels.numpy()[rows], t)
+        assert (fit.predictions == test.labels.numpy()).mean() > least

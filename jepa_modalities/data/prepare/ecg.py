@@ -17,7 +17,14 @@ from typing import Any, Literal
 
 from jepa_modalities.data.ecg.annotation import AnnotationFile
 from jepa_modalities.data.ecg.wfdb import Recording
-from jepa_modalities.data.prepare.part import Entry, Part, Prepared, open_part, part_folder
+from jepa_modalities.data.prepare.part import (
+    Entry,
+    Part,
+    Prepared,
+    Progress,
+    open_part,
+    part_folder,
+)
 from jepa_modalities.data.prepare.pool import worker_pool
 from jepa_modalities.data.prepare.recording import made_before, write_recordings
 
@@ -26,8 +33,6 @@ SHOWN = 10
 SMALL = 4  # commits up to which one process does it all
 # For tests of what a kill leaves: the process kills itself behind this many recordings.
 FAULT = "JM_KILL_BEHIND_RECORD"
-
-Progress = Callable[[str, int, int], None]
 OnError = Literal["skip", "raise"]
 
 

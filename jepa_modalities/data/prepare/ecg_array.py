@@ -20,12 +20,11 @@ from jepa_modalities.data.ecg.wfdb import Recording, unique_leads
 from jepa_modalities.data.prepare.ecg import (
     Item,
     OnError,
-    Progress,
     Read,
     Source,
     prepare_recordings,
 )
-from jepa_modalities.data.prepare.part import Prepared
+from jepa_modalities.data.prepare.part import Prepared, Progress
 
 TABLES = (".csv", ".parquet")
 INVALID_INT16 = -32768

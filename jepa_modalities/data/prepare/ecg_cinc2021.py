@@ -10,7 +10,6 @@ from pathlib import Path
 from jepa_modalities.data.prepare.ecg import (
     Item,
     OnError,
-    Progress,
     Read,
     Source,
     prepare_recordings,
@@ -22,7 +21,7 @@ from jepa_modalities.data.prepare.ecg_wfdb import (
     record_name,
     with_payload,
 )
-from jepa_modalities.data.prepare.part import Prepared
+from jepa_modalities.data.prepare.part import Prepared, Progress
 
 # Folders of the official training set, and the first letters of their records' names.
 SETS = {

@@ -20,14 +20,13 @@ from jepa_modalities.data.ecg.wfdb import Recording
 from jepa_modalities.data.prepare.ecg import (
     Item,
     OnError,
-    Progress,
     Read,
     Source,
     prepare_recordings,
 )
 from jepa_modalities.data.prepare.ecg_ptbxl import read_table
 from jepa_modalities.data.prepare.ecg_wfdb import years
-from jepa_modalities.data.prepare.part import Prepared
+from jepa_modalities.data.prepare.part import Prepared, Progress
 
 TABLE = "exams.csv"
 LABELS = ("1dAVb", "RBBB", "LBBB", "SB", "ST", "AF", "normal_ecg")

@@ -11,12 +11,11 @@ from pathlib import Path
 from jepa_modalities.data.prepare.ecg import (
     Item,
     OnError,
-    Progress,
     Source,
     prepare_recordings,
 )
 from jepa_modalities.data.prepare.ecg_ptbxl import read_at, read_table
-from jepa_modalities.data.prepare.part import Prepared
+from jepa_modalities.data.prepare.part import Prepared, Progress
 
 TABLE = "record_list.csv"
 RATE = 500.0

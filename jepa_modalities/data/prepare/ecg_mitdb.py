@@ -8,7 +8,6 @@ from pathlib import Path
 from jepa_modalities.data.prepare.ecg import (
     Item,
     OnError,
-    Progress,
     Source,
     prepare_recordings,
 )
@@ -19,7 +18,7 @@ from jepa_modalities.data.prepare.ecg_wfdb import (
     record_name,
     with_payload,
 )
-from jepa_modalities.data.prepare.part import Prepared
+from jepa_modalities.data.prepare.part import Prepared, Progress
 
 # Training and test recordings without a patient in common, but for 201 and 202 (de Chazal,
 # O'Dwyer & Reilly 2004, table I); the paced 102, 104, 107 and 217 are in neither.

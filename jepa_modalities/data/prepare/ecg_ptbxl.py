@@ -13,13 +13,12 @@ from jepa_modalities.data.ecg.wfdb import read_record
 from jepa_modalities.data.prepare.ecg import (
     Item,
     OnError,
-    Progress,
     Read,
     Source,
     prepare_recordings,
 )
 from jepa_modalities.data.prepare.ecg_wfdb import years
-from jepa_modalities.data.prepare.part import Prepared
+from jepa_modalities.data.prepare.part import Prepared, Progress
 
 TABLES = ("ptbxl_database.csv", "scp_statements.csv")
 # PTB-XL writes 300 for ages above 89.

@@ -12,12 +12,11 @@ from jepa_modalities.data.ecg.wfdb import read_record
 from jepa_modalities.data.prepare.ecg import (
     Item,
     OnError,
-    Progress,
     Read,
     Source,
     prepare_recordings,
 )
-from jepa_modalities.data.prepare.part import Prepared
+from jepa_modalities.data.prepare.part import Prepared, Progress
 
 DEFAULT_ANNOTATOR = "atr"
 

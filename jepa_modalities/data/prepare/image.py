@@ -11,7 +11,7 @@ import re
 import shutil
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +21,20 @@ from PIL import Image
 
 from jepa_modalities.data.decode import Channels, to_pixels
 from jepa_modalities.data.folder import images_below, split_folders
-from jepa_modalities.data.prepare.part import Entry, Part, Prepared, open_part, part_folder
+from jepa_modalities.data.prepare.part import (
+    Entry,
+    Part,
+    Prepared,
+    Progress,
+    open_part,
+    part_folder,
+)
 from jepa_modalities.data.prepare.record import finished, write_hdf5
 
 COMMIT = 128  # images between two log entries: what a kill may cost
 # A JPEG is decoded at least so many times larger than needed: the resize then hides its scaling.
 MARGIN = 2
 SHOWN = 10
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 Entry = dict[str, Any]
+# Called with (name of the file, items done, items in all).
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

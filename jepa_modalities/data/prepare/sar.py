@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import h5py
 import numpy as np
 
-from jepa_modalities.data.prepare.part import Prepared
+from jepa_modalities.data.prepare.part import Prepared, Progress
 from jepa_modalities.data.sar.canvas import place
 from jepa_modalities.data.sar.mstar import index_mstar
 from jepa_modalities.data.sar.source import Decoded, Options, expand, read_source, splits
@@ -24,6 +26,7 @@ def prepare_chips(
     size: int | tuple[int, int] | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     workers: int | None = None,
+    progress: Progress | None = None,
     *,
     index: str | Path | None = None,
 ) -> Prepared:
@@ -40,6 +43,7 @@ def prepare_chips(
         on_error: unreadable chips stop with a list of their names, or are left out and listed.
         workers: as other preparers take it; chips are decoded by as many threads as there are
             cores.
+        progress: called with (name of the file, chips written, chips in all).
         index: as in `read_chips`.
 
     Raises:
@@ -64,7 +68,7 @@ def prepare_chips(
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-            _write(file, parts, canvas)
+            _write(file, parts, canvas, partial(progress, out.name) if progress else None)
         with temporary.open("rb") as written:
             digest = hashlib.file_digest(written, "sha256").hexdigest()
         os.replace(temporary, out)
@@ -80,6 +84,7 @@ def prepare_mstar(
     size: int | tuple[int, int] | None = 128,
     on_error: Literal["raise", "skip"] = "raise",
     workers: int | None = None,
+    progress: Progress | None = None,
 ) -> Prepared:
     """The ten-class task out of raw MSTAR files (`index_mstar`), as `prepare_chips` packs it.
 
@@ -89,10 +94,15 @@ def prepare_mstar(
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     manifest = index_mstar(source, out.with_name(f"{out.stem}_index.csv"))
-    return prepare_chips(source, out, size or 128, on_error, workers, index=manifest.path)
+    return prepare_chips(source, out, size or 128, on_error, workers, progress, index=manifest.path)
 
 
-def _write(file: h5py.File, parts: list[tuple[str, Decoded]], canvas: tuple[int, int]) -> None:
+def _write(
+    file: h5py.File,
+    parts: list[tuple[str, Decoded]],
+    canvas: tuple[int, int],
+    report: Callable[[int, int], None] | None = None,
+) -> None:
     classes = {part.classes for _, part in parts}
     if len(classes) > 1:
         raise ValueError(
@@ -106,6 +116,8 @@ def _write(file: h5py.File, parts: list[tuple[str, Decoded]], canvas: tuple[int,
     for first in range(0, len(images), rows):
         block = [place(image, canvas, "pad") for image in images[first : first + rows]]
         chips[first : first + rows] = np.stack(block)
+        if report is not None:
+            report(first + len(block), len(images))
     file["sizes"] = np.concatenate([part.sizes for _, part in parts])
     names = [name.encode(errors="replace") for _, part in parts for name in part.names]
     file["names"] = np.array(names, np.bytes_)
