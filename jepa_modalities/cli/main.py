@@ -94,7 +94,7 @@ def _finish(path: Path) -> None:
     console = Console()
     if (path / "metrics.json").exists():
         table = result_table(path)
-        if table.row_count:
+        if table.renderables:
             console.print(table)
         console.print(f"report: {path / 'report.html'}", soft_wrap=True)
     console.print(f"run: {path}", soft_wrap=True, highlight=False)

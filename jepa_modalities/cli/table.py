@@ -9,27 +9,31 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Group
 from rich.table import Table
 
 from jepa_modalities.eval import score as scores
 
+PROBES_PER_TABLE = 4  # beside the arms' names, in 80 columns
 
-def result_table(run: Path) -> Table:
-    """Arms as rows, primary probes as columns, each with its 95 % interval."""
+
+def result_table(run: Path) -> Group:
+    """Arms as rows, primary probes as columns, each with its 95 % interval; four probes a table."""
     results = scores.parse(json.loads((run / "metrics.json").read_text()))
     columns = scores.primary_columns(results)
-    table = Table(box=None, leading=1)
-    table.add_column("arm", no_wrap=True)
-    for column in columns:
-        table.add_column(scores.probe_name(column.probe), min_width=10)
-    for arm in scores.arm_order({arm for arm, _ in results.arms}):
-        cells = []
-        for column in columns:
-            found = results.arms.get((arm, column))
-            cells.append("" if found is None else _cell(found, column.metric))
-        if any(cells):
-            table.add_row(arm, *cells)
-    return table
+    tables = []
+    for first in range(0, len(columns), PROBES_PER_TABLE):
+        shown = columns[first : first + PROBES_PER_TABLE]
+        table = Table(box=None, leading=1)
+        table.add_column("arm", no_wrap=True)
+        for column in shown:
+            table.add_column(scores.probe_name(column.probe), min_width=10)
+        for arm in scores.arm_order({arm for arm, _ in results.arms}):
+            found = [(results.arms.get((arm, column)), column.metric) for column in shown]
+            if any(score is not None for score, _ in found):
+                table.add_row(arm, *("" if s is None else _cell(s, metric) for s, metric in found))
+        tables.append(table)
+    return Group(*tables)
 
 
 def _cell(score: scores.Score, metric: str) -> str:

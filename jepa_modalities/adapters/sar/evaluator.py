@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 # LinearSVC's C, chosen by 3-fold cross-validation inside the labelled rows.
-SVM_GRID = (1e-4, 1e-3, 1e-2, 1e-1)
+SVM_GRID = (1e-4, 1e-3, 1e-2)  # of standardised features
+PLAIN_SVM_GRID = (1e-2, 1e-1, 1.0)
 # SAR-JEPA's fine-tuning (its evaluation code): 40 epochs, batch 50, AdamW 1e-3, decay 5e-4.
 FINETUNE = Recipe(
     epochs=40,
@@ -317,8 +318,11 @@ def linear_svm(train_x: Array, train_y: Array, test_x: Array) -> Fit:
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC
 
-    machine = make_pipeline(StandardScaler(), LinearSVC(dual="auto", max_iter=2000))
-    grid = {"standardscaler": [StandardScaler(), "passthrough"], "linearsvc__C": list(SVM_GRID)}
+    machine = make_pipeline(StandardScaler(), LinearSVC(dual="auto", max_iter=5000))
+    grid = [
+        {"standardscaler": [StandardScaler()], "linearsvc__C": list(SVM_GRID)},
+        {"standardscaler": ["passthrough"], "linearsvc__C": list(PLAIN_SVM_GRID)},
+    ]
     search = GridSearchCV(machine, grid, cv=3)
     search.fit(train_x, train_y)
     chosen = {
