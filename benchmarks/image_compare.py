@@ -1,28 +1,31 @@
 """Image methods at equal cost: same data, model size and counted FLOPs, several seeds, paired.
 
-    python benchmarks/image_compare.py --tflop 14 --seeds 0 1 2 --work runs/compare \
-        --out benchmarks/results/image_compare_short.json
+    python benchmarks/image_compare.py --tflop 3 12 --seeds 0 1 2
+    python benchmarks/image_compare.py --tflop 48 --seeds 0 1 2 --arms dictionary
 
 Cost is counted, not timed: every arm gets as many steps as fit into the same number of FLOPs
-(forward and backward, the teacher's pass included), so the comparison does not depend on how busy
-the machine is. Finished runs are kept in --work and not repeated. The test images are scored once
-per finished run; nothing is chosen on them.
+(forward and backward, the teacher's pass included; not the looks of the monitor), so the comparison
+does not depend on how busy the machine is. Every finished run leaves a file in --results that says
+which test image each probe got right; such runs are not repeated, and several processes may share
+the folder. `image_compare_summary.py` makes the table. The test images are scored once per run;
+nothing is chosen on them.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
-import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from evidence import RESULTS, about, write_evidence
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jepa_modalities import api
@@ -31,16 +34,16 @@ from jepa_modalities.adapters.image.config import ImageConfig
 from jepa_modalities.adapters.image.evaluator import chunked, dictionary, labelled
 from jepa_modalities.config import changed
 from jepa_modalities.core.draw import Schedule
-from jepa_modalities.eval.arms import Arm, concatenate
 from jepa_modalities.eval.features import extract
 from jepa_modalities.eval.probes import knn_probe, ridge_probe
-from jepa_modalities.eval.statistics import bootstrap_interval, paired_bootstrap
 from jepa_modalities.train.distributed import Processes
 from jepa_modalities.train.engine import Trainer, plan, untrained
-from jepa_modalities.train.environment import commit
 from jepa_modalities.train.log import Log, read
 
 POOLINGS = ("mean", "mean_std_max", "all_quadrants", "all_hidden_mean")
+WIDEST = "all_hidden_mean"  # what stands beside the bar in `bar+...`
+CONTROLS = ("raw", "bar", "untrained_linear", "untrained_conv")
+NUM_LOOKS = 8  # of the collapse monitor over a run
 Array = NDArray[np.float64]
 
 
@@ -52,6 +55,19 @@ def arms() -> dict[str, ImageConfig]:
     }
     target = replace(base["dictionary"].target, handover=(0.4, 0.6), layers=3)
     return base | {"dictionary_then_ema": replace(base["dictionary"], target=target)}
+
+
+def config_of(arm: str, seed: int) -> ImageConfig:
+    """The arm's recipe; bf16 where the processor has it."""
+    return changed(arms()[arm], {"train.precision": "fast", "train.seed": seed})
+
+
+@cache
+def fixed_target(seed: int, work: Path) -> tuple[nn.Module, int] | None:
+    """The dictionary's table of targets: one for all arms of a seed."""
+    folder = work / f"dictionary-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return ImageAdapter(config_of("dictionary", seed), folder).target()
 
 
 def step_flops(trainer: Trainer, adapter: ImageAdapter) -> float:
@@ -71,16 +87,19 @@ def step_flops(trainer: Trainer, adapter: ImageAdapter) -> float:
     return counter.get_total_flops() / 5
 
 
-def train(config: ImageConfig, folder: Path, tflop: float) -> tuple[Any, ImageAdapter, int, float]:
+def train(arm: str, seed: int, tflop: float, work: Path) -> tuple[Any, ImageAdapter, Any]:
     """Train one arm and seed within the budget; goes on from a checkpoint."""
+    config, folder = config_of(arm, seed), work / f"{arm}-{tflop:g}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    adapter = ImageAdapter(config, folder)
+    shared = fixed_target(seed, work) if config.target.kind == "dictionary" else None
+    adapter = ImageAdapter(config, folder, shared)
     alone = Processes(0, 1, torch.device("cpu"))
     flops = step_flops(
         Trainer(adapter, changed(config, {"train.steps": 2}), folder, alone), adapter
     )
     steps = round(tflop * 1e12 / flops)
-    trainer = Trainer(adapter, changed(config, {"train.steps": steps}), folder, alone)
+    settings = {"train.steps": steps, "train.monitor_every": max(steps // NUM_LOOKS, 1)}
+    trainer = Trainer(adapter, changed(config, settings), folder, alone)
     if (folder / "checkpoint").is_dir():
         trainer.resume()
     log = Log(folder)
@@ -88,156 +107,103 @@ def train(config: ImageConfig, folder: Path, tflop: float) -> tuple[Any, ImageAd
         trained = trainer.run(log)
     finally:
         log.close()
-    return trained.jepa, adapter, steps, flops
+    records = read(folder)
+    facts = {
+        "steps": steps,
+        "gflop_per_step": flops / 1e9,
+        "loss": records[-1]["loss"],
+        "rankme": [[r["step"], r["collapse/rankme"]] for r in records if "collapse/rankme" in r],
+        "verdict": records[-1].get("verdict"),
+        "samples_per_second": trained.samples_per_second,
+        "config": asdict(trainer.config),
+    }
+    return trained.jepa, adapter, facts
 
 
 def correctness(features: dict[str, Array], test: dict[str, Array], y: Any, truth: Any) -> Any:
-    """1.0 where each probe is right, by "<probe>@<pooling>"."""
+    """True where each probe is right, by "<probe>@<pooling>"."""
     right = {}
     for pooling, x in features.items():
         for name, probe in (("ridge", ridge_probe), ("knn", knn_probe)):
             if name == "knn" and pooling not in ("", "mean"):
                 continue
             found = probe(x, y, test[pooling]).predictions  # type: ignore[operator]
-            right[f"{name}@{pooling}"] = (found == truth).astype(np.float64)
+            right[f"{name}@{pooling}"] = found == truth
     return right
 
 
-def score(encoder: Any, adapter: ImageAdapter, with_bar: Arm | None) -> dict[str, Array]:
-    """Correctness of one encoder on the test images."""
+def score(encoder: Any, adapter: ImageAdapter, bar: tuple[Array, Array] | None) -> Any:
+    """Correctness of one encoder on the test images, alone and beside the bar's features."""
     images, y, test_images, truth = labelled(adapter)
     x, t = (extract(encoder, adapter.tokenizer, i, POOLINGS) for i in (images, test_images))
     right = correctness(x, t, y, truth)
-    if with_bar is not None:
-        best = "all_hidden_mean"
-        joined = concatenate(Arm("encoder", {best: x[best]}, {best: t[best]}), with_bar)
-        both, both_test = joined.seeds()[0]
-        for name, value in correctness(dict(both), dict(both_test), y, truth).items():
-            right[f"bar+{name}"] = value
+    if bar is not None:
+        both, both_test = (
+            {WIDEST: np.concatenate([f[WIDEST], b], 1)} for f, b in zip((x, t), bar, strict=True)
+        )
+        joined = correctness(both, both_test, y, truth)
+        right |= {f"bar+{name}": value for name, value in joined.items()}
     return right
 
 
-def cached(path: Path, compute: Any) -> dict[str, Array]:
-    """Arrays from a file, or computed and written."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **compute())
-    with np.load(path) as file:
-        return dict(file)
-
-
-def controls(adapter: ImageAdapter, work: Path, conv: ImageAdapter) -> tuple[Arm, dict[str, Any]]:
-    """The bar's features, and the correctness of raw pixels, bar and untrained encoders."""
-    images, y, test_images, truth = labelled(adapter)
+def bar_features(work: Path) -> tuple[Array, Array]:
+    """The bar's features of training and test images, computed once."""
     path = work / "bar.npz"
-
-    def bar_features() -> dict[str, Array]:
+    if not path.exists():
+        adapter = ImageAdapter(config_of("ijepa", 0))
+        images, _, test_images, _ = labelled(adapter)
         patches = dictionary(adapter)
-        return {
-            "train": chunked(images, patches.features),
-            "test": chunked(test_images, patches.features),
-        }
-
-    both = cached(path, bar_features)
-    bar = Arm("bar", {"": both["train"]}, {"": both["test"]})
-    flat = [{"": i.flatten(1).numpy() / 255.0} for i in (images, test_images)]
-    found = {
-        "raw": [cached(work / "raw.npz", lambda: correctness(flat[0], flat[1], y, truth))],
-        "bar": [
-            cached(
-                work / "bar-score.npz",
-                lambda: correctness({"": both["train"]}, {"": both["test"]}, y, truth),
-            )
-        ],
-    }
-    for name, source in (("untrained_linear", adapter), ("untrained_conv", conv)):
-        found[name] = [
-            cached(
-                work / f"{name}-{seed}.npz",
-                lambda s=source, n=seed: score(untrained(s.config, s, n).eval(), s, None),
-            )
-            for seed in range(3)
-        ]
-    return bar, found
+        work.mkdir(parents=True, exist_ok=True)
+        train, test = (chunked(i, patches.features) for i in (images, test_images))
+        np.savez(path, train=train, test=test)
+    with np.load(path) as file:
+        return file["train"], file["test"]
 
 
-def summary(found: dict[str, list[dict[str, Array]]]) -> dict[str, Any]:
-    """Mean, interval and seeds of every arm; paired differences between arms and to controls."""
-    table: dict[str, Any] = {}
-    stacked = {
-        (arm, probe): np.stack([seed[probe] for seed in seeds])
-        for arm, seeds in found.items()
-        for probe in seeds[0]
-    }
-    for (arm, probe), values in stacked.items():
-        mean, low, high = bootstrap_interval(values)
-        each = values.mean(1).round(4).tolist()
-        table.setdefault(arm, {})[probe] = {"mean": mean, "low": low, "high": high, "seeds": each}
-    pairs: dict[str, Any] = {}
-    for (arm, probe), values in stacked.items():
-        for (other, same), theirs in stacked.items():
-            control = (
-                other in ("raw", "bar")
-                and same.split("@")[0] == probe.removeprefix("bar+").split("@")[0]
-            )
-            if arm == other or arm in ("raw", "bar") or not (same == probe or control):
-                continue
-            mean, low, high = paired_bootstrap(values, theirs)
-            pairs[f"{arm}-{other}/{probe}"] = {"mean": mean, "low": low, "high": high}
-    return {"arms": table, "paired": pairs}
+def control(name: str, seed: int, work: Path) -> Any:
+    """Correctness of one control."""
+    adapter = ImageAdapter(config_of("vicreg" if name == "untrained_conv" else "ijepa", seed))
+    if name.startswith("untrained"):
+        return score(untrained(adapter.config, adapter, seed).eval(), adapter, None)
+    images, y, test_images, truth = labelled(adapter)
+    if name == "bar":
+        train, test = bar_features(work)
+    else:
+        train, test = (i.flatten(1).numpy() / 255.0 for i in (images, test_images))
+    return correctness({"": train}, {"": test}, y, truth)
 
 
 def main() -> None:
-    """Run what is missing, then write the summary."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--tflop", type=float, default=14.0, help="training budget per run")
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tflop", type=float, nargs="+", default=[12.0], help="budgets per run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", default=list(arms()))
+    parser.add_argument("--arms", nargs="+", default=[*CONTROLS, *arms()])
     parser.add_argument("--work", type=Path, default=Path("runs/compare"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--results", type=Path, default=RESULTS / "image_compare")
     parser.add_argument("--threads", type=int, default=1)
     own = parser.parse_args()
     torch.set_num_threads(own.threads)
-    quiet = {"train.precision": "fast"}
-    linear = ImageAdapter(changed(arms()["ijepa"], quiet))
-    conv = ImageAdapter(changed(arms()["vicreg"], quiet))
-    bar, found = controls(linear, own.work, conv)
-    facts: dict[str, Any] = {}
+
+    def once(name: str, compute: Callable[[], tuple[Any, Any]]) -> None:
+        path = own.results / f"{name}.json"
+        if not path.exists():
+            right, facts = compute()
+            write_evidence(path, right, about(own.threads) | facts)
+            best = max(np.mean(v) for k, v in right.items() if k.startswith("ridge"))
+            print(f"{name}: best pooling {best:.3f} {json.dumps(facts.get('verdict'))}", flush=True)
+
+    def trained(arm: str, seed: int, tflop: float) -> tuple[Any, Any]:
+        jepa, adapter, facts = train(arm, seed, tflop, own.work)
+        return score(jepa.teacher.eval(), adapter, bar_features(own.work)), facts
+
+    for name in (n for n in own.arms if n in CONTROLS):
+        for seed in own.seeds if name.startswith("untrained") else [0]:
+            once(f"{name}-0-{seed}", lambda n=name, s=seed: (control(n, s, own.work), {}))
     for seed in own.seeds:
-        for name in own.arms:
-            config = changed(arms()[name], {**quiet, "train.seed": seed})
-            folder = own.work / f"{name}-{own.tflop:g}-{seed}"
-
-            def compute(config: ImageConfig = config, folder: Path = folder) -> dict[str, Array]:
-                jepa, adapter, steps, flops = train(config, folder, own.tflop)
-                about = {"steps": steps, "gflop_per_step": flops / 1e9}
-                (folder / "about.json").write_text(json.dumps(about))
-                return score(jepa.teacher.eval(), adapter, bar)
-
-            found.setdefault(name, []).append(cached(folder / "correct.npz", compute))
-            records = read(folder)
-            curve = [[r["step"], r["collapse/rankme"]] for r in records if "collapse/rankme" in r]
-            facts[f"{name}-{seed}"] = json.loads((folder / "about.json").read_text()) | {
-                "loss": records[-1]["loss"],
-                "rankme": curve,
-                "verdict": records[-1].get("verdict"),
-            }
-            result = {
-                "command": sys.argv,
-                "commit": commit(),
-                "date": datetime.datetime.now().isoformat(timespec="seconds"),
-                "device": platform.processor() or platform.machine(),
-                "threads": own.threads,
-                "torch": torch.__version__,
-                "tflop": own.tflop,
-                "seeds": own.seeds,
-                "runs": facts,
-                **summary(found),
-            }
-            own.out.parent.mkdir(parents=True, exist_ok=True)
-            own.out.write_text(json.dumps(result, indent=1))
-            best = max(v["mean"] for k, v in result["arms"][name].items() if k[0] == "r")
-            print(f"{name} seed {seed}: {facts[f'{name}-{seed}']['loss']:.3f} best {best:.3f}")
+        for tflop in own.tflop:
+            for arm in (n for n in own.arms if n not in CONTROLS):
+                once(f"{arm}-{tflop:g}-{seed}", lambda a=arm, s=seed, t=tflop: trained(a, s, t))
 
 
 if __name__ == "__main__":

@@ -33,12 +33,18 @@ class ImageAdapter:
     Args:
         config: of the run.
         folder: run folder, where a fitted dictionary is kept for resuming; None for nowhere.
+        target: a fixed target and its width from another run's `target()`, for runs that share one.
 
     Raises:
         ValueError: data or choices that cannot work, before anything is trained.
     """
 
-    def __init__(self, config: ImageConfig, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: ImageConfig,
+        folder: Path | None = None,
+        target: tuple[nn.Module, int] | None = None,
+    ) -> None:
         self.config, self.folder = config, folder
         if config.views not in (0, 2):
             raise ValueError(f"views = {config.views}: two-view terms need 2, others 0")
@@ -53,7 +59,7 @@ class ImageAdapter:
         build_masker(config, self.geometry)  # impossible masks are told before data are read
         self.source = ImageSource(config.data)
         self.tokenizer = ImageTokenizer(config.data.patch, *self.source.statistics())
-        self._target: tuple[nn.Module, int] | None = None
+        self._target = target
         if config.evaluate.enabled:
             from jepa_modalities.adapters.image.evaluator import check
 
