@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from jepa_modalities.config import RunConfig
 from jepa_modalities.core.batch import Batch, Tokens
+from jepa_modalities.core.block import Style
 from jepa_modalities.core.draw import Draw
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.jepa import JEPA
@@ -133,8 +134,7 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> nn
     if own is not None:
         return own
     position: nn.Module
-    relative = choice.position == "relative"
-    if relative:
+    if choice.position == "relative":
         position = NoPosition()
     elif choice.position == "learned":
         std = 0.02 * choice.position_scale
@@ -147,16 +147,28 @@ def build_encoder(config: RunConfig, geometry: Geometry, embed: nn.Module) -> nn
         choice.dim,
         choice.depth,
         choice.heads,
-        choice.mlp_ratio,
+        block_style(config, geometry),
         choice.num_prefix,
+        shows_hidden=getattr(build_masker(config, geometry), "shows_hidden", False),
+    )
+
+
+def block_style(config: RunConfig, geometry: Geometry) -> Style:
+    """The style of the encoder's blocks; the predictor has its own width of the MLPs.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    choice = config.encoder
+    return Style(
+        choice.mlp_ratio,
+        choice.norm,
+        choice.activation,
+        choice.bias,
         choice.init,
         choice.rescale,
-        shows_hidden=getattr(build_masker(config, geometry), "shows_hidden", False),
-        norm=choice.norm,
-        activation=choice.activation,
-        rescale_by=choice.rescale_by,
-        bias=choice.bias,
-        relative_axes=len(geometry.grid) if relative else 0,
+        choice.rescale_by,
+        len(geometry.grid) if choice.position == "relative" else 0,
     )
 
 
@@ -207,16 +219,9 @@ def build_predictor(config: RunConfig, geometry: Geometry, target_dim: int) -> P
         choice.depth,
         choice.heads or encoder.heads,
         target_dim,
-        choice.mlp_ratio,
-        encoder.init,
-        encoder.rescale,
+        replace(block_style(config, geometry), mlp_ratio=choice.mlp_ratio),
         position=position,
         sees_prefix=choice.sees_prefix,
-        norm=encoder.norm,
-        activation=encoder.activation,
-        rescale_by=encoder.rescale_by,
-        bias=encoder.bias,
-        relative_axes=len(geometry.grid) if encoder.position == "relative" else 0,
         num_prefix=encoder.num_prefix if choice.sees_prefix else 0,
         shows_hidden=getattr(build_masker(config, geometry), "shows_hidden", False),
     )

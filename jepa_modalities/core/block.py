@@ -4,10 +4,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from jepa_modalities.core.positions import num_buckets
+
+
+@dataclass(frozen=True)
+class Style:
+    """How blocks are built and started; the encoder and the predictor of a method share it.
+
+    Attributes:
+        mlp_ratio: hidden width of the MLPs over the width.
+        norm: "pre" (ViT: a norm in front of each branch) or "post" (Vaswani et al. 2017: a norm of
+            each sum).
+        activation: "gelu" or "relu".
+        bias: biases in linear layers and norms.
+        init: "normal", "xavier" or "uniform", see `initialise`.
+        rescale: smaller start of the residual branches, see `initialise`.
+        rescale_by: "layer" or "depth", see `initialise`.
+        relative_axes: every block learns relative positions on a grid of so many axes; 0 for none.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+
+    mlp_ratio: float = 4.0
+    norm: str = "pre"
+    activation: str = "gelu"
+    bias: bool = True
+    init: str = "normal"
+    rescale: bool = True
+    rescale_by: str = "layer"
+    relative_axes: int = 0
+
+    def __post_init__(self) -> None:
+        known = {
+            "norm": ("pre", "post"),
+            "activation": tuple(ACTIVATIONS),
+            "init": ("normal", "xavier", "uniform"),
+            "rescale_by": ("layer", "depth"),
+        }
+        for name, choices in known.items():
+            if (value := getattr(self, name)) not in choices:
+                listed = " or ".join(map(repr, choices))
+                raise ValueError(f"encoder.{name} = {value!r} is not known; choose {listed}")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
+STYLE = Style()  # I-JEPA's
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -124,18 +172,11 @@ class Attention(nn.Module):
         return logits.softmax(dim=-1)
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
-
-
 class Mlp(nn.Module):
     """Linear, GELU or ReLU, Linear."""
 
     def __init__(self, dim: int, hidden: int, activation: str = "gelu") -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"encoder.activation = {activation!r} is not known; choose 'gelu' or 'relu'"
-            )
         self.activation = activation
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
@@ -154,33 +195,17 @@ class Block(nn.Module):
     Args:
         dim: width.
         heads: attention heads.
-        mlp_ratio: hidden width of the MLP over `dim`.
-        norm: "pre" (ViT: a norm in front of each branch) or "post" (Vaswani et al. 2017: a norm of
-            each sum).
-        activation: "gelu" or "relu".
-        buckets: of relative positions, see `Attention`.
-
-    Raises:
-        ValueError: unknown `norm` or `activation`.
+        style: of the block; its biases and start values are set by `initialise`.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
-        norm: str = "pre",
-        activation: str = "gelu",
-        buckets: int = 0,
-    ) -> None:
+    def __init__(self, dim: int, heads: int, style: Style = STYLE) -> None:
         super().__init__()
-        if norm not in ("pre", "post"):
-            raise ValueError(f"encoder.norm = {norm!r} is not known; choose 'pre' or 'post'")
-        self.post = norm == "post"
+        self.post = style.norm == "post"
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        buckets = num_buckets(style.relative_axes) if style.relative_axes else 0
         self.attn = Attention(dim, heads, buckets)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, round(dim * mlp_ratio), activation)
+        self.mlp = Mlp(dim, round(dim * style.mlp_ratio), style.activation)
 
     def forward(
         self,
@@ -200,34 +225,27 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x), inside)
 
 
-def initialise(
-    module: nn.Module, how: str = "normal", rescale: bool = True, by: str = "layer"
-) -> None:
+def initialise(module: nn.Module, style: Style = STYLE) -> None:
     """Set the start values of every Linear and LayerNorm below `module`, in place.
+
+    `style.init` is "normal" (std 0.02, the reference; its truncation at +-2 is 100 sigma), "xavier"
+    (uniform, better in short runs of small models) or "uniform" (+-1 / sqrt(inputs), the library's
+    own; best for small encoders of tables). `style.rescale` divides the last weight of each
+    residual branch by sqrt(2 * layer), layer from 1; by "depth" all alike by sqrt(2 * number of
+    blocks) (ECG-JEPA). The published I-JEPA code does the former and then erases it by a second
+    initialisation (spec 1.2): without is what the published runs did. Without `style.bias` every
+    bias is taken away.
 
     Args:
         module: an encoder or predictor.
-        how: "normal" (std 0.02, the reference; its truncation at +-2 is 100 sigma) or "xavier"
-            (uniform, better in short runs of small models) or "uniform" (+-1 / sqrt(inputs), the
-            library's own; best for small encoders of tables).
-        rescale: divide the last weight of each residual branch by sqrt(2 * layer), layer from 1.
-            The published I-JEPA code does so and then erases it by a second initialisation (spec
-            1.2): False is what the published runs did.
-        by: "layer", or "depth": divide all alike by sqrt(2 * number of blocks) (ECG-JEPA).
-
-    Raises:
-        ValueError: unknown `how`.
+        style: of its blocks.
     """
-    if how not in ("normal", "xavier", "uniform"):
-        raise ValueError(
-            f"encoder.init = {how!r} is not known; choose 'normal', 'xavier' or 'uniform'"
-        )
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            if how == "uniform":
+            if style.init == "uniform":
                 layer.reset_parameters()
                 continue
-            if how == "normal":
+            if style.init == "normal":
                 nn.init.normal_(layer.weight, std=0.02)
             else:
                 nn.init.xavier_uniform_(layer.weight)
@@ -236,17 +254,14 @@ def initialise(
         elif isinstance(layer, nn.LayerNorm) and layer.elementwise_affine:
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
-    if rescale:
+    if style.rescale:
         blocks = [layer for layer in module.modules() if isinstance(layer, Block)]
         with torch.no_grad():
             for depth, block in enumerate(blocks, start=1):
-                count = len(blocks) if by == "depth" else depth
+                count = len(blocks) if style.rescale_by == "depth" else depth
                 block.attn.proj.weight /= math.sqrt(2 * count)
                 block.mlp.fc2.weight /= math.sqrt(2 * count)
-
-
-def strip_biases(module: nn.Module) -> None:
-    """Take the bias from every Linear and LayerNorm below `module`, in place."""
-    for layer in module.modules():
-        if isinstance(layer, (nn.Linear, nn.LayerNorm)):
-            layer.register_parameter("bias", None)
+    if not style.bias:
+        for layer in module.modules():
+            if isinstance(layer, (nn.Linear, nn.LayerNorm)):
+                layer.register_parameter("bias", None)

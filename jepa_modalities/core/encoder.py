@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Latents, Tokens
-from jepa_modalities.core.block import Block, initialise, strip_biases
+from jepa_modalities.core.block import STYLE, Block, Style, initialise
 from jepa_modalities.core.masking import Masks, gather
-from jepa_modalities.core.positions import RelativePosition, num_buckets
+from jepa_modalities.core.positions import RelativePosition
 
 
 class TokenEncoder(nn.Module):
@@ -27,17 +27,9 @@ class TokenEncoder(nn.Module):
         dim: width.
         depth: number of blocks.
         heads: attention heads.
-        mlp_ratio: hidden width of the MLPs over `dim`.
+        style: of the blocks; with relative positions `position` may add nothing.
         num_prefix: learned register tokens in front, outside every mask.
-        init: "normal" or "xavier", see `initialise`.
-        rescale: depth-dependent start of the residual branches, see `initialise`.
         shows_hidden: own a mask token, for maskers that keep hidden positions (`Masks.hidden`).
-        norm: "pre" or "post", see `Block`.
-        activation: "gelu" or "relu".
-        rescale_by: "layer" or "depth", see `initialise`.
-        bias: biases in linear layers and norms.
-        relative_axes: let every block learn the relative positions on a grid of so many axes; 0 for
-            none. `position` may then add nothing.
     """
 
     def __init__(
@@ -47,32 +39,20 @@ class TokenEncoder(nn.Module):
         dim: int,
         depth: int,
         heads: int,
-        mlp_ratio: float = 4.0,
+        style: Style = STYLE,
         num_prefix: int = 0,
-        init: str = "normal",
-        rescale: bool = True,
         shows_hidden: bool = False,
-        norm: str = "pre",
-        activation: str = "gelu",
-        rescale_by: str = "layer",
-        bias: bool = True,
-        relative_axes: int = 0,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.embed = embed
         self.position = position
-        self.relative = RelativePosition(num_prefix) if relative_axes else None
-        buckets = num_buckets(relative_axes) if relative_axes else 0
-        self.blocks = nn.ModuleList(
-            Block(dim, heads, mlp_ratio, norm, activation, buckets) for _ in range(depth)
-        )
+        self.relative = RelativePosition(num_prefix) if style.relative_axes else None
+        self.blocks = nn.ModuleList(Block(dim, heads, style) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.prefix = nn.Parameter(torch.zeros(1, num_prefix, dim)) if num_prefix else None
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim)) if shows_hidden else None
-        initialise(self, init, rescale, rescale_by)
-        if not bias:
-            strip_biases(self)
+        initialise(self, style)
         if self.mask_token is not None:
             nn.init.normal_(self.mask_token, std=0.02)
         if self.prefix is not None:

@@ -6,15 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Latents
-from jepa_modalities.core.block import Block, initialise, strip_biases
+from jepa_modalities.core.block import STYLE, Block, Style, initialise
 from jepa_modalities.core.encoder import key_padding
 from jepa_modalities.core.masking import Masks
-from jepa_modalities.core.positions import (
-    NoPosition,
-    RelativePosition,
-    SinCosPosition,
-    num_buckets,
-)
+from jepa_modalities.core.positions import NoPosition, RelativePosition, SinCosPosition
 
 
 class Predictor(nn.Module):
@@ -30,17 +25,9 @@ class Predictor(nn.Module):
         depth: number of blocks (6 for tiny to base, 12 for large and huge, 16 for giant).
         heads: attention heads (the encoder's number in the papers).
         target_dim: width of what is predicted.
-        mlp_ratio: hidden width of the MLPs over `width`.
-        init: "normal" or "xavier", see `core.block.initialise`.
-        rescale: see `core.block.initialise`.
+        style: of the blocks; relative positions take the place of `position`.
         position: coordinates (tokens, axes) -> (tokens, width); sin-cos if not given.
         sees_prefix: the encoder's register tokens are part of the context.
-        norm: "pre" or "post", see `Block`.
-        activation: "gelu" or "relu".
-        rescale_by: see `core.block.initialise`.
-        bias: biases in linear layers and norms.
-        relative_axes: relative positions in every block instead of sin-cos ones, on a grid of so
-            many axes; 0 for sin-cos.
         num_prefix: prefix tokens of the encoder, for relative positions.
         shows_hidden: the masks show hidden positions: no mask token of its own.
     """
@@ -52,37 +39,25 @@ class Predictor(nn.Module):
         depth: int,
         heads: int,
         target_dim: int,
-        mlp_ratio: float = 4.0,
-        init: str = "normal",
-        rescale: bool = True,
+        style: Style = STYLE,
         position: nn.Module | None = None,
         sees_prefix: bool = True,
-        norm: str = "pre",
-        activation: str = "gelu",
-        rescale_by: str = "layer",
-        bias: bool = True,
-        relative_axes: int = 0,
         num_prefix: int = 0,
         shows_hidden: bool = False,
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(dim, width)
-        if relative_axes:
+        if style.relative_axes:
             position = NoPosition()
         self.position = SinCosPosition(width) if position is None else position
         self.sees_prefix = sees_prefix
-        self.relative = RelativePosition(num_prefix) if relative_axes else None
-        buckets = num_buckets(relative_axes) if relative_axes else 0
-        self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_ratio, norm, activation, buckets) for _ in range(depth)
-        )
+        self.relative = RelativePosition(num_prefix) if style.relative_axes else None
+        self.blocks = nn.ModuleList(Block(width, heads, style) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, target_dim)
         # A parameter that no step uses would stop a distributed run.
         self.mask_token = None if shows_hidden else nn.Parameter(torch.zeros(1, 1, width))
-        initialise(self, init, rescale, rescale_by)
-        if not bias:
-            strip_biases(self)
+        initialise(self, style)
         if self.mask_token is not None:
             nn.init.normal_(self.mask_token, std=0.02)
 

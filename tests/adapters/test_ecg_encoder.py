@@ -270,6 +270,23 @@ def test_sequence_encoders_never_see_what_is_hidden(mixer: str) -> None:
     torch.testing.assert_close(encoder(tokens, everything).tokens[:, 0], encoder(tokens).tokens)
 
 
+def test_relative_positions_do_not_depend_on_where_a_piece_lies() -> None:
+    """With relative positions a piece of a recording has the same latents wherever it is cut."""
+    encoder, tokens = built(changed(BASE, {"encoder.position": "relative"})), drawn(BASE)
+    for name, weight in encoder.named_parameters():
+        if name.endswith("attn.relative"):
+            nn.init.normal_(weight)
+    early, late = (torch.arange(start, start + 6).expand(3, -1) for start in (0, 11))
+    moved = tokens.values.clone()
+    moved[:, 11:17] = tokens.values[:, :6]
+    one = encoder(tokens, keep=early).tokens
+    two = encoder(Tokens(moved, tokens.positions), keep=late).tokens
+    torch.testing.assert_close(one, two)
+    gap = torch.tensor([0, 1, 2, 3, 4, 6]).expand(3, -1)
+    moved[:, 6] = tokens.values[:, 5]
+    assert not torch.allclose(one, encoder(Tokens(moved, tokens.positions), keep=gap).tokens)
+
+
 def test_conv_stem_is_refused_under_masks() -> None:
     stem = ConvStem(3, 5, 16)
     assert stem(torch.randn(2, 20, 15)).shape == (2, 20, 16)
@@ -283,6 +300,10 @@ def test_conv_stem_is_refused_under_masks() -> None:
     ("settings", "message"),
     [
         ({"encoder.cross_pattern": True}, r"encoder\.cross_pattern needs data\.tokens = 'lead'"),
+        (
+            {"data.tokens": "lead", "encoder.cross_pattern": True, "encoder.position": "relative"},
+            r"encoder\.position = 'sincos'",
+        ),
         ({"encoder.mixer": "s4", "data.tokens": "lead"}, r"needs data\.tokens = 'joint'"),
         ({"encoder.mixer": "s4", "encoder.num_prefix": 1}, r"encoder\.num_prefix = 0"),
         ({"encoder.mixer": "dilated", "encoder.kernel": 8}, r"encoder\.kernel = 8 be odd"),

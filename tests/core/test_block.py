@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from jepa_modalities.core.block import Attention, Block, initialise
+from jepa_modalities.core.block import Attention, Block, Style, initialise
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -33,7 +33,7 @@ def test_weights_and_outputs_agree_with_timm_both_ways() -> None:
 
 def test_block_by_plain_loops() -> None:
     torch.manual_seed(0)
-    block, x = Block(8, 2, mlp_ratio=2.0), torch.randn(1, 3, 8)
+    block, x = Block(8, 2, Style(2.0)), torch.randn(1, 3, 8)
 
     def layer_norm(row: torch.Tensor) -> torch.Tensor:
         centred = row - row.mean()
@@ -91,7 +91,7 @@ def test_initialise(how: str) -> None:
     model = nn.Sequential(Block(64, 2), Block(64, 2), nn.LayerNorm(64), nn.Linear(64, 5))
     for parameter in model.parameters():
         nn.init.constant_(parameter, 7.0)
-    initialise(model, how)
+    initialise(model, Style(init=how))
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             assert (module.weight == 1).all()
@@ -114,14 +114,14 @@ def test_initialise(how: str) -> None:
 def test_rescale_is_a_choice_and_names_are_checked() -> None:
     torch.manual_seed(0)
     block = Block(64, 2)
-    initialise(block, "normal", rescale=False)
+    initialise(block, Style(rescale=False))
     assert float(block.mlp.fc2.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
     with pytest.raises(ValueError, match=r"encoder\.init = 'kaiming'"):
-        initialise(block, "kaiming")
+        Style(init="kaiming")
 
 
 def test_mlp_ratio_need_not_be_an_integer() -> None:
-    block = Block(1408 // 16, 2, 48 / 11)  # giant: 1408 * 48 / 11 = 6144
+    block = Block(1408 // 16, 2, Style(48 / 11))  # giant: 1408 * 48 / 11 = 6144
     assert block.mlp.fc1.out_features == 6144 // 16
 
 
@@ -184,7 +184,7 @@ def test_relative_positions_and_padding() -> None:
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 def test_equals_the_library_layer(norm: str, activation: str) -> None:
     torch.manual_seed(0)
-    block = Block(16, 4, 2.0, norm, activation)
+    block = Block(16, 4, Style(2.0, norm, activation))
     layer = nn.TransformerEncoderLayer(
         16, 4, 32, 0.0, activation, 1e-6, batch_first=True, norm_first=norm == "pre"
     )
@@ -207,12 +207,12 @@ def test_equals_the_library_layer(norm: str, activation: str) -> None:
 def test_library_start_and_unknown_names() -> None:
     torch.manual_seed(0)
     block = Block(64, 2)
-    initialise(block, "uniform", rescale=False)
+    initialise(block, Style(init="uniform", rescale=False))
     for linear in (block.attn.qkv, block.mlp.fc2):
         bound = linear.in_features**-0.5
         assert float(linear.weight.detach().abs().max()) == pytest.approx(bound, rel=0.02)
         assert linear.bias.detach().abs().max() > 0
     with pytest.raises(ValueError, match=r"encoder\.norm = 'both'"):
-        Block(8, 2, norm="both")
+        Style(norm="both")
     with pytest.raises(ValueError, match=r"encoder\.activation = 'tanh'"):
-        Block(8, 2, activation="tanh")
+        Style(activation="tanh")

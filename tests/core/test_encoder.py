@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from jepa_modalities.config import SIZES
 from jepa_modalities.core.batch import Latents, Tokens
+from jepa_modalities.core.block import Style
 from jepa_modalities.core.encoder import TokenEncoder, key_padding
 from jepa_modalities.core.masking import BlockMasker, Masks, RandomMasker, gather
 from jepa_modalities.core.positions import NoPosition, SinCosPosition, grid_positions
@@ -25,7 +26,7 @@ def encoder(embed: nn.Module | None = None, **changes: int) -> TokenEncoder:
     torch.manual_seed(0)
     settings = {"dim": DIM, "depth": 2, "heads": 2, **changes}
     embed = embed or nn.Linear(FEATURES, DIM)
-    return TokenEncoder(embed, SinCosPosition(DIM), init="xavier", **settings)  # type: ignore[arg-type]
+    return TokenEncoder(embed, SinCosPosition(DIM), style=Style(init="xavier"), **settings)  # type: ignore[arg-type]
 
 
 def tokens(batch: int = 3, grid: tuple[int, int] = GRID, seed: int = 0) -> Tokens:
@@ -255,7 +256,7 @@ def test_sizes_have_the_published_parameters(name: str) -> None:
     features = 14 * 14 * 3 if name == "huge" else 16 * 16 * 3
     with torch.device("meta"):
         embed = nn.Linear(features, dim)
-        model = TokenEncoder(embed, SinCosPosition(dim), dim, depth, heads, ratio)
+        model = TokenEncoder(embed, SinCosPosition(dim), dim, depth, heads, Style(ratio))
     hidden = int(dim * ratio)
     block = 2 * 2 * dim  # two norms
     block += dim * 3 * dim + 3 * dim + dim * dim + dim  # attention
@@ -302,8 +303,7 @@ def relative_encoder(num_prefix: int = 1) -> TokenEncoder:
         2,
         2,
         num_prefix=num_prefix,
-        init="xavier",
-        relative_axes=2,
+        style=Style(init="xavier", relative_axes=2),
     )
     for block in model.blocks:
         nn.init.normal_(block.attn.relative)  # type: ignore[arg-type, union-attr]
@@ -368,7 +368,7 @@ def test_weights_of_each_token_go_with_it() -> None:
 def test_post_norm_attention_map_is_that_of_the_block() -> None:
     torch.manual_seed(0)
     model = TokenEncoder(
-        nn.Linear(FEATURES, DIM), SinCosPosition(DIM), DIM, 1, 2, init="xavier", norm="post"
+        nn.Linear(FEATURES, DIM), SinCosPosition(DIM), DIM, 1, 2, Style(init="xavier", norm="post")
     )
     sample = tokens()
     x = model.embed(sample.values) + model.position(sample.positions)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Batch, Latents, Tokens
+from jepa_modalities.core.block import Style
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.jepa import JEPA, JEPAOutput
 from jepa_modalities.core.losses import Prediction, Regulariser, pooled, regression
@@ -45,9 +46,9 @@ def view_batch(keep: int | None = None) -> Batch:
 def jepa(*terms: nn.Module, predicts: bool = True, encoder: nn.Module | None = None) -> JEPA:
     torch.manual_seed(0)
     encoder = encoder or TokenEncoder(
-        nn.Linear(FEATURES, DIM), SinCosPosition(DIM), DIM, 2, 2, init="xavier"
+        nn.Linear(FEATURES, DIM), SinCosPosition(DIM), DIM, 2, 2, Style(init="xavier")
     )
-    predictor = Predictor(DIM, 8, 1, 2, DIM, init="xavier") if predicts else None
+    predictor = Predictor(DIM, 8, 1, 2, DIM, Style(init="xavier")) if predicts else None
     target = EmaTarget(DIM) if predicts else None
     return JEPA(encoder, predictor, target, terms or [Prediction()])
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from jepa_modalities.core.batch import Batch, Tokens
-from jepa_modalities.core.block import Attention, strip_biases
+from jepa_modalities.core.block import Attention, Style, initialise
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.core.positions import SinCosPosition, grid_positions
@@ -17,9 +17,10 @@ from jepa_modalities.core.target import EmaTarget
 from jepa_modalities.train.optim import optimiser
 
 
-def encoder(**options: object) -> TokenEncoder:
+def encoder(num_prefix: int = 0, **style: object) -> TokenEncoder:
     torch.manual_seed(0)
-    return TokenEncoder(nn.Linear(6, 32), SinCosPosition(32), 32, 3, 2, **options)  # type: ignore[arg-type]
+    choice = Style(**style)  # type: ignore[arg-type]
+    return TokenEncoder(nn.Linear(6, 32), SinCosPosition(32), 32, 3, 2, choice, num_prefix)
 
 
 def tokens() -> Tokens:
@@ -43,7 +44,7 @@ def test_no_bias_is_a_bias_of_zero() -> None:
 def test_tail_without_bias() -> None:
     torch.manual_seed(0)
     attention = Attention(8, 2)
-    strip_biases(attention)
+    initialise(attention, Style(bias=False))
     x = torch.randn(2, 7, 8)
     torch.testing.assert_close(attention(x, tail=3), attention(x)[:, -3:])
 

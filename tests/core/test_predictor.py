@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from jepa_modalities.config import SIZES
 from jepa_modalities.core.batch import Latents
+from jepa_modalities.core.block import Style
 from jepa_modalities.core.masking import BlockMasker, Masks, gather
 from jepa_modalities.core.positions import LearnedPosition, grid_positions
 from jepa_modalities.core.predictor import Predictor
@@ -22,7 +23,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 def predictor(**changes: int) -> Predictor:
     torch.manual_seed(0)
     settings = {"dim": DIM, "width": WIDTH, "depth": 2, "heads": 2, "target_dim": OUT, **changes}
-    return Predictor(**settings, init="xavier")  # type: ignore[arg-type]
+    settings.setdefault("style", Style(init="xavier"))
+    return Predictor(**settings)  # type: ignore[arg-type]
 
 
 def latents(masks: Masks, num_prefix: int = 0, seed: int = 0) -> Latents:
@@ -166,7 +168,9 @@ def shown_masks(groups: int = 3) -> Masks:
 def test_shown_hidden_places_are_the_queries(axes: int, num_prefix: int) -> None:
     """The sequence is the window itself: blocks on all places, head on the last five."""
     masks = shown_masks()
-    model = predictor(shows_hidden=True, relative_axes=axes, num_prefix=num_prefix)
+    model = predictor(
+        shows_hidden=True, style=Style(init="xavier", relative_axes=axes), num_prefix=num_prefix
+    )
     assert model.mask_token is None
     if axes:
         for block in model.blocks:
@@ -215,7 +219,7 @@ def test_mask_tokens_and_shown_places_are_told_apart() -> None:
 
 def test_relative_positions_of_context_and_queries() -> None:
     """Without an absolute code, moving the whole sample on the grid changes nothing."""
-    model = predictor(relative_axes=2)
+    model = predictor(style=Style(init="xavier", relative_axes=2))
     for block in model.blocks:
         nn.init.normal_(block.attn.relative)  # type: ignore[arg-type, union-attr]
     context, targets = torch.tensor([[[0, 1, 7]]]), torch.tensor([[[6, 2]]])
@@ -230,7 +234,7 @@ def test_register_tokens_may_be_left_out() -> None:
     masks = masks_of()
     with_prefix, without = latents(masks, num_prefix=2), latents(masks)
     torch.manual_seed(0)
-    model = Predictor(DIM, WIDTH, 2, 2, OUT, init="xavier", sees_prefix=False)
+    model = Predictor(DIM, WIDTH, 2, 2, OUT, Style(init="xavier"), sees_prefix=False)
     assert torch.equal(model(with_prefix, masks), model(without, masks))
     assert not torch.allclose(predictor()(with_prefix, masks), predictor()(without, masks))
 
@@ -239,7 +243,7 @@ def test_learned_positions() -> None:
     torch.manual_seed(0)
     table = LearnedPosition(30, WIDTH, std=1.0)
     assert float(table.table.detach().std()) == pytest.approx(1.0, abs=0.1)
-    model = Predictor(DIM, WIDTH, 2, 2, OUT, init="xavier", position=table)
+    model = Predictor(DIM, WIDTH, 2, 2, OUT, Style(init="xavier"), position=table)
     masks = masks_of()
     model(latents(masks), masks).sum().backward()
     used = torch.cat([masks.context.flatten(), masks.targets.flatten()]).unique()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Batch, Latents, Tokens
+from jepa_modalities.core.block import Style
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.jepa import JEPA
 from jepa_modalities.core.losses import Prediction, regression
@@ -36,7 +37,7 @@ def masks() -> Masks:
 
 def teacher() -> TokenEncoder:
     torch.manual_seed(0)
-    return TokenEncoder(nn.Linear(5, 8), SinCosPosition(8), 8, 3, 2, init="xavier")
+    return TokenEncoder(nn.Linear(5, 8), SinCosPosition(8), 8, 3, 2, Style(init="xavier"))
 
 
 def standardised(row: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from jepa_modalities.core.batch import Tokens
+from jepa_modalities.core.block import Style
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.positions import LearnedPosition, SinCosPosition, grid_positions
 from jepa_modalities.eval.features import extract
@@ -28,7 +29,7 @@ def small_encoder(learned: bool = False, num_prefix: int = 0) -> TokenEncoder:
     torch.manual_seed(0)
     position = LearnedPosition(4, 16) if learned else SinCosPosition(16)
     embed = nn.Linear(3, 16)
-    return TokenEncoder(embed, position, 16, 3, 2, num_prefix=num_prefix, init="xavier")
+    return TokenEncoder(embed, position, 16, 3, 2, Style(init="xavier"), num_prefix)
 
 
 def task(rows: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:

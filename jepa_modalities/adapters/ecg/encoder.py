@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Latents, Tokens
-from jepa_modalities.core.block import Mlp, initialise, strip_biases
+from jepa_modalities.core.block import Mlp, Style, initialise
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.masking import Masks, gather
 
@@ -229,9 +229,7 @@ class SequenceEncoder(nn.Module):
         position: coordinates (tokens, 1) -> (tokens, dim).
         dim: width.
         mixers: one per block, (batch, time, dim) -> the same.
-        mlp_ratio: hidden width of the MLPs over `dim`.
-        init: see `core.block.initialise`.
-        bias: biases in linear layers and norms.
+        style: width of the MLPs, biases and start.
     """
 
     prefix = None
@@ -242,18 +240,14 @@ class SequenceEncoder(nn.Module):
         position: nn.Module,
         dim: int,
         mixers: list[nn.Module],
-        mlp_ratio: float = 4.0,
-        init: str = "xavier",
-        bias: bool = True,
+        style: Style,
     ) -> None:
         super().__init__()
         self.dim, self.embed, self.position = dim, embed, position
-        self.blocks = nn.ModuleList(MixerBlock(dim, mlp_ratio, mixer) for mixer in mixers)
+        self.blocks = nn.ModuleList(MixerBlock(dim, style.mlp_ratio, mixer) for mixer in mixers)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim).normal_(std=0.02))
-        initialise(self, init, rescale=False)
-        if not bias:
-            strip_biases(self)
+        initialise(self, style)
 
     def forward(
         self,

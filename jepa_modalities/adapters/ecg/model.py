@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jepa_modalities.adapters.base import Geometry
+from jepa_modalities.adapters.base import Geometry, block_style
 from jepa_modalities.adapters.ecg.config import ECGConfig
 from jepa_modalities.adapters.ecg.embedding import ConvStem, LeadPosition
 from jepa_modalities.adapters.ecg.encoder import (
@@ -23,7 +23,7 @@ from jepa_modalities.adapters.ecg.masker import BlockTimeMasker, IntervalMasker
 from jepa_modalities.adapters.ecg.preprocess import ECGPreprocess, conform, crops, num_samples
 from jepa_modalities.adapters.ecg.tokenizer import ECGTokenizer
 from jepa_modalities.core.masking import Masker
-from jepa_modalities.core.positions import LearnedPosition, SinCosPosition
+from jepa_modalities.core.positions import LearnedPosition, NoPosition, SinCosPosition
 from jepa_modalities.core.registry import modalities
 from jepa_modalities.data.ecg.file import open_records
 
@@ -115,6 +115,8 @@ class ECGModality:
         position: nn.Module
         if choice.position == "learned":
             position = LearnedPosition(shape.num_tokens, choice.dim)
+        elif choice.position == "relative":
+            position = NoPosition()
         elif channels > 1:
             position = LeadPosition(channels, choice.dim, choice.position_scale)
         else:
@@ -122,6 +124,11 @@ class ECGModality:
         if choice.mixer == "attention":
             if choice.cross_pattern and channels == 1:
                 raise ValueError("encoder.cross_pattern needs data.tokens = 'lead'")
+            if choice.cross_pattern and choice.position == "relative":
+                raise ValueError(
+                    "encoder.cross_pattern adds positions before every block: choose "
+                    "encoder.position = 'sincos' or 'learned'"
+                )
             return ECGTransformer(
                 shape.grid[-1],
                 channels,
@@ -131,12 +138,8 @@ class ECGModality:
                 dim=choice.dim,
                 depth=choice.depth,
                 heads=choice.heads,
-                mlp_ratio=choice.mlp_ratio,
+                style=block_style(config, shape),
                 num_prefix=choice.num_prefix,
-                init=choice.init,
-                rescale=choice.rescale,
-                rescale_by=choice.rescale_by,
-                bias=choice.bias,
             )
         if channels > 1 or choice.num_prefix:
             raise ValueError(
@@ -149,9 +152,7 @@ class ECGModality:
             else StateSpace(choice.dim)
             for _ in range(choice.depth)
         ]
-        return SequenceEncoder(
-            embed, position, choice.dim, mixers, choice.mlp_ratio, choice.init, choice.bias
-        )
+        return SequenceEncoder(embed, position, choice.dim, mixers, block_style(config, shape))
 
     @staticmethod
     def masker(config: ECGConfig, shape: Geometry) -> Masker | None:

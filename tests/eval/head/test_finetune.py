@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Tokens
+from jepa_modalities.core.block import Style
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.positions import LearnedPosition, grid_positions
 from jepa_modalities.eval.head.finetune import DEFAULT, finetune
@@ -25,7 +26,7 @@ def tokenize(rows: Tensor) -> Tokens:
 @pytest.mark.parametrize("regression", [False, True])
 def test_the_encoder_learns_on_in_a_copy(regression: bool) -> None:
     torch.manual_seed(0)
-    encoder = TokenEncoder(nn.Linear(2, 8), LearnedPosition(3, 8), 8, 1, 2, init="xavier")
+    encoder = TokenEncoder(nn.Linear(2, 8), LearnedPosition(3, 8), 8, 1, 2, Style(init="xavier"))
     before = {name: p.clone() for name, p in encoder.named_parameters()}
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (360, 3)).astype(np.float32)
