@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from jepa_modalities.adapters.whitening import whitening
+
 TAPS = 9
 # Response numbers held at a time: they stay in the cache on a CPU, in modest memory on a GPU.
 CPU_BUDGET, GPU_BUDGET = 2**21, 2**27
@@ -253,26 +255,11 @@ class LocalTargets(nn.Module):
             ValueError: more dimensions than features.
         """
         targets = cls(bank, patch, dim, responses).to(signals.device)
-        width = len(targets.mean)
-        if dim > width:
-            raise ValueError(
-                f"target.dim = {dim} is more than the {width} local features; lower target.dim or "
-                f"raise target.centroids"
-            )
-        total = torch.zeros(width, dtype=torch.float64, device=signals.device)
-        product = torch.zeros(width, width, dtype=torch.float64, device=signals.device)
-        count = 0
-        for part in signals.split(64):
-            x = bank.local(part, patch, responses).flatten(0, 1)
-            total += x.sum(0, dtype=torch.float64)
-            product += (x.T @ x).double()
-            count += len(x)
-        mean = total / count
-        values, vectors = torch.linalg.eigh(product / count - mean[:, None] * mean)
-        kept = values[-dim:].clamp_min(values[-1] * 1e-9)
+        rows = (bank.local(part, patch, responses).flatten(0, 1) for part in signals.split(64))
+        mean, projection, explained = whitening(rows, len(targets.mean), dim, "local features")
         targets.mean.copy_(mean)
-        targets.projection.copy_((vectors[:, -dim:] * kept.rsqrt()).flip(1))
-        targets.explained.copy_(values[-dim:].sum() / values.clamp_min(0).sum())
+        targets.projection.copy_(projection)
+        targets.explained.copy_(explained)
         return targets
 
     @torch.no_grad()

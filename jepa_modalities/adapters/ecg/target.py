@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from jepa_modalities.adapters.ecg.bar import KernelBank, LocalTargets, default_dilations
 from jepa_modalities.adapters.ecg.model import by_lead, in_samples
 from jepa_modalities.adapters.ecg.source import ECGSource
 from jepa_modalities.adapters.ecg.tokenizer import cut
+from jepa_modalities.adapters.stamped import read_stamped, write_stamped
 from jepa_modalities.core.draw import seeded
 
 FIT_RECORDS = 1000  # recordings that set levels and whitening
@@ -70,25 +68,17 @@ def fit_targets(source: ECGSource, folder: Path | None) -> LocalTargets:
     parts = [asdict(choice), asdict(config.data), asdict(config.preprocess), config.train.seed]
     settings = json.dumps(parts)
     dilations = default_dilations(source.crop)
-    if path is not None and path.exists():
-        with safe_open(path, "pt") as file:
-            same = (file.metadata() or {}).get("settings") == settings
-        if same:
-            leads = len(config.preprocess.leads)
-            bank = KernelBank(choice.centroids, leads, 1, dilations)
-            targets = LocalTargets(bank, patch, choice.dim)
-            targets.load_state_dict(load_file(path))
-            return targets
+    if (state := read_stamped(path, settings)) is not None:
+        leads = len(config.preprocess.leads)
+        targets = LocalTargets(KernelBank(choice.centroids, leads, 1, dilations), patch, choice.dim)
+        targets.load_state_dict(state)
+        return targets
     signals = sampled_crops(source, FIT_RECORDS, config.train.seed)
     bank = KernelBank.fit(
         signals, choice.centroids, dilations=dilations, kind="rocket", seed=config.train.seed
     )
     targets = LocalTargets.fit(bank, signals, patch, choice.dim)
-    if path is not None:
-        # Atomic: every process of a run fits the same and may read while another one writes.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(save(targets.state_dict(), {"settings": settings}))
-        os.replace(temporary, path)
+    write_stamped(path, targets.state_dict(), settings)
     return targets
 
 

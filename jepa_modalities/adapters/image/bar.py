@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from jepa_modalities.adapters.whitening import whitening
+
 VARIANCE_FLOOR = 10.0  # added to a patch's variance on the 0..255 scale (section 3.2.1)
 EIGENVALUE_FLOOR = 0.1  # added to the eigenvalues in ZCA whitening (section 3.2.1)
 NUM_PATCHES = 100_000
@@ -233,26 +235,11 @@ class TokenTargets(nn.Module):
         if isinstance(dictionaries, PatchDictionary):
             dictionaries = [dictionaries]
         targets = cls(dictionaries, grid, dim).to(images.device)
-        width = len(targets.mean)
-        if dim > width:
-            raise ValueError(
-                f"target.dim = {dim} is more than the {width} centroids; lower target.dim or raise "
-                f"target.centroids"
-            )
-        total = torch.zeros(width, dtype=torch.float64, device=images.device)
-        product = torch.zeros(width, width, dtype=torch.float64, device=images.device)
-        count = 0
-        for part in torch.split(images, 256):
-            x = targets.raw(part).flatten(0, 1)
-            total += x.sum(0, dtype=torch.float64)
-            product += (x.T @ x).double()
-            count += len(x)
-        mean = total / count
-        values, vectors = torch.linalg.eigh(product / count - mean[:, None] * mean)
-        kept = values[-dim:].clamp_min(values[-1] * 1e-9)
+        rows = (targets.raw(part).flatten(0, 1) for part in torch.split(images, 256))
+        mean, projection, explained = whitening(rows, len(targets.mean), dim, "centroids")
         targets.mean.copy_(mean)
-        targets.projection.copy_((vectors[:, -dim:] * kept.rsqrt()).flip(1))
-        targets.explained.copy_(values[-dim:].sum() / values.sum())
+        targets.projection.copy_(projection)
+        targets.explained.copy_(explained)
         return targets
 
     @classmethod

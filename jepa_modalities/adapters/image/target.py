@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from jepa_modalities.adapters.image.bar import PatchDictionary, TokenTargets
 from jepa_modalities.adapters.image.config import ImageConfig
 from jepa_modalities.adapters.image.hog import hog_tokens, pixels_tokens
 from jepa_modalities.adapters.image.source import ImageSource
+from jepa_modalities.adapters.stamped import read_stamped, write_stamped
 
 
 class HogTarget(nn.Module):
@@ -60,31 +58,21 @@ class Table(nn.Module):
         return self.values[rows].float()
 
 
-def _settings(path: Path) -> str | None:
-    """What a stored dictionary was fitted with: a start that failed may have left another one."""
-    with safe_open(path, "pt") as file:
-        return (file.metadata() or {}).get("settings")
-
-
 def fit_dictionaries(config: ImageConfig, source: ImageSource, folder: Path | None) -> TokenTargets:
     """The dictionaries and their whitening, from the run folder if they were fitted before."""
     choice, data = config.target, config.data
     rows, columns = data.size[0] // data.patch, data.size[1] // data.patch
     path = None if folder is None else folder / "target.safetensors"
     settings = json.dumps([asdict(choice), asdict(data), config.train.seed])
-    if path is not None and path.exists() and _settings(path) == settings:
-        return TokenTargets.from_state(load_file(path), (rows, columns))
+    if (state := read_stamped(path, settings)) is not None:
+        return TokenTargets.from_state(state, (rows, columns))
     images = source.sample(20_000, config.train.seed)
     dictionaries = [
         PatchDictionary.fit(images, choice.centroids, patch, config.train.seed)
         for patch in choice.patches
     ]
     targets = TokenTargets.fit(dictionaries, images[:4_000], (rows, columns), choice.dim)
-    if path is not None:
-        # Atomic: every process of a run fits the same and may read while another one writes.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(save(targets.state_dict(), {"settings": settings}))
-        os.replace(temporary, path)
+    write_stamped(path, targets.state_dict(), settings)
     return targets
 
 
