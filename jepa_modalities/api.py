@@ -200,8 +200,6 @@ def pretrain(
     if resuming and isinstance(recipe_or_config, str):
         config = begun(Path(str(out)), config)
     wanted = {**(settings or {}), **{f"train.{k}": v for k, v in train.items()}}
-    if "train.epochs" in wanted and "train.steps" not in wanted:
-        wanted["train.steps"] = None  # epochs count where the recipe gave steps
     config = changed(config, wanted)
     if seed is not None:
         config = changed(config, {"train.seed": seed})

@@ -47,7 +47,6 @@ def _recipes(args: list[str]) -> int:
 def _pretrain(args: list[str]) -> int:
     from jepa_modalities import api
     from jepa_modalities.cli.config import merge, own_flags
-    from jepa_modalities.config import changed
 
     parser = argparse.ArgumentParser(prog="jm pretrain", add_help=False, allow_abbrev=False)
     parser.add_argument("recipe", nargs="?")
@@ -64,8 +63,6 @@ def _pretrain(args: list[str]) -> int:
         raise ValueError("--resume needs --out DIR: the run folder that goes on")
     if resuming:
         config = api.begun(Path(own.out), config)
-    if _given("--train.epochs", rest) and not _given("--train.steps", rest):
-        config = changed(config, {"train.steps": None})  # epochs count where steps did
     if {"-h", "--help"} & set(rest):
         print(parser.format_help())
     config = merge(config, rest, f"jm pretrain {own.recipe}")
@@ -79,10 +76,6 @@ def _pretrain(args: list[str]) -> int:
     )
     _finish(run.path)
     return 0
-
-
-def _given(flag: str, args: list[str]) -> bool:
-    return any(arg == flag or arg.startswith(flag + "=") for arg in args)
 
 
 def _finish(path: Path) -> None:
