@@ -162,7 +162,9 @@ class TrainConfig:
     lr_end: float = 1e-6
     """learning rate at the last step"""
     warmup_epochs: float = 40
-    """linear warm-up; ignored when warmup_steps is given"""
+    """linear warm-up; ignored when warmup or warmup_steps is given"""
+    warmup: float | None = None
+    """linear warm-up as a share of the run; ignored when warmup_steps is given"""
     warmup_steps: int | None = None
     """linear warm-up"""
     weight_decay: tuple[float, float] = (0.04, 0.4)
@@ -290,7 +292,10 @@ def from_dict(kind: type[T], content: Mapping[str, Any], where: str = "config") 
 
 
 # Settings of which one counts: the first that is set.
-ALTERNATIVES = (("train.steps", "train.epochs"),)
+ALTERNATIVES = (
+    ("train.steps", "train.epochs"),
+    ("train.warmup_steps", "train.warmup", "train.warmup_epochs"),
+)
 
 
 def overruled(given: Collection[str]) -> list[str]:
