@@ -96,14 +96,18 @@ def precision(config: TrainConfig, device: torch.device) -> torch.dtype:
 def plan(
     config: TrainConfig, schedule: Schedule, peers: Processes, first: int, total: int
 ) -> Iterator[tuple[Tensor, Draw]]:
-    """Row and random numbers of this process's micro-batches, a function of (seed, step)."""
+    """Row and random numbers of this process's micro-batches, a function of (seed, step).
+
+    Both are drawn for the global batch and then cut: any number of micro-batches sees the same
+    rows, masks (with their trimmed lengths) and crops.
+    """
     micro = config.batch_size // config.accumulate
+    low, high = peers.slice(micro)
+    parts = [(part * micro + low, part * micro + high) for part in range(config.accumulate)]
     for step in range(first, total + 1):
         rows = schedule.rows(step)
-        for part in range(config.accumulate):
-            start, stop = (part * micro + edge for edge in peers.slice(micro))
-            draw = Draw.of_step(config.seed, step, config.batch_size, start, stop)
-            yield rows[start:stop], draw
+        for draw in Draw.parts(config.seed, step, config.batch_size, parts):
+            yield rows[draw.start : draw.stop], draw
 
 
 def check(config: TrainConfig, peers: Processes) -> None:

@@ -93,6 +93,10 @@ def test_sizes_that_make_no_encoder(field: str) -> None:
             {"regulariser.kind": "sigreg", "train.accumulate": 4},
             r"train\.accumulate = 4.*'sigreg'",
         ),
+        (
+            {"target.centre": True, "train.accumulate": 2},
+            r"train\.accumulate = 2 with target\.centre.*whole batch",
+        ),
     ],
 )
 def test_choices_that_exclude_each_other(settings: dict[str, Any], message: str) -> None:
