@@ -297,6 +297,7 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
                     choice.kind,
                     choice.coefficients,
                     choice.weight,
+                    seed=config.train.seed,
                 )
             )
         if added:
