@@ -309,7 +309,7 @@ def overruled(given: Collection[str]) -> list[str]:
     Returns:
         Dotted names, to be set to None.
     """
-    found = []
+    found: list[str] = []
     for names in ALTERNATIVES:
         first = next((place for place, name in enumerate(names) if name in given), 0)
         found += names[:first]
