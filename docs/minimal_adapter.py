@@ -194,6 +194,6 @@ def wave_tiny() -> WaveConfig:
         encoder=EncoderConfig(dim=64, depth=3, heads=4),
         predictor=PredictorConfig(width=32, depth=2),
         mask=MaskConfig(kind="random", keep=(0.4, 0.6)),
-        train=TrainConfig(steps=600, batch_size=64, warmup_steps=30, ema=(0.99, 0.999), clip=3.0),
+        train=TrainConfig(steps=600, batch_size=64, warmup=0.05, ema=(0.99, 0.999), clip=3.0),
         evaluate=EvaluateConfig(poolings=("mean", "mean_std_max"), shots=(10,)),
     )

@@ -157,10 +157,16 @@ def load(path: str | Path, device: str = "cpu") -> PretrainedEncoder:
 
     Args:
         path: run folder or .safetensors file.
-        device: where to.
+        device: where to: "cpu", "cuda", "auto"; where it was trained does not matter.
+
+    Raises:
+        ValueError: CUDA is asked for and absent, or a damaged file.
+        FileNotFoundError: no encoder there.
     """
-    place = Path(path)
-    return load_encoder(place / "encoder.safetensors" if place.is_dir() else place, device)
+    file = Path(path)
+    if file.is_dir():
+        file = file / "encoder.safetensors"
+    return load_encoder(file, pick_device(device, "device"))
 
 
 def pretrain(
@@ -200,8 +206,6 @@ def pretrain(
     if resuming and isinstance(recipe_or_config, str):
         config = begun(Path(str(out)), config)
     wanted = {**(settings or {}), **{f"train.{k}": v for k, v in train.items()}}
-    if "train.epochs" in wanted and "train.steps" not in wanted:
-        wanted["train.steps"] = None  # epochs count where the recipe gave steps
     config = changed(config, wanted)
     if seed is not None:
         config = changed(config, {"train.seed": seed})
@@ -304,15 +308,25 @@ def _logged_speed(folder: Path) -> float:
     return sum(rates) / len(rates) if rates else 0.0
 
 
-def evaluate(path: str | Path, settings: Mapping[str, Any] | None = None) -> dict[str, float]:
+def evaluate(
+    path: str | Path, settings: Mapping[str, Any] | None = None, device: str | None = None
+) -> dict[str, float]:
     """Probe a finished run again, e.g. with other poolings; rewrites metrics.json and the report.
 
     Args:
         path: run folder.
         settings: dotted names of the evaluate and data sections.
+        device: "cpu", "cuda", "auto"; the run's own `train.device` if not given.
+
+    Raises:
+        ValueError: settings that cannot work, or CUDA is asked for and absent.
+        FileNotFoundError: no run, or one that has not come to its end.
     """
     run = Run(Path(path))
     config = changed(run.config, settings or {})
+    if device is not None:
+        config = changed(config, {"train.device": device})
+    pick_device(config.train.device)  # complains before data are opened
     if not (run.path / "encoder.safetensors").is_file():
         raise FileNotFoundError(
             f"no encoder in {run.path}: its training has not come to an end; go on with "

@@ -5,7 +5,7 @@ A leaf: standard library only. Modalities extend `RunConfig` with their own data
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_type_hints
 
@@ -162,7 +162,9 @@ class TrainConfig:
     lr_end: float = 1e-6
     """learning rate at the last step"""
     warmup_epochs: float = 40
-    """linear warm-up; ignored when warmup_steps is given"""
+    """linear warm-up; ignored when warmup or warmup_steps is given"""
+    warmup: float | None = None
+    """linear warm-up as a share of the run; ignored when warmup_steps is given"""
     warmup_steps: int | None = None
     """linear warm-up"""
     weight_decay: tuple[float, float] = (0.04, 0.4)
@@ -289,8 +291,35 @@ def from_dict(kind: type[T], content: Mapping[str, Any], where: str = "config") 
     return kind(**values)
 
 
+# Settings of which one counts: the first that is set.
+ALTERNATIVES = (
+    ("train.steps", "train.epochs"),
+    ("train.warmup_steps", "train.warmup", "train.warmup_epochs"),
+)
+
+
+def overruled(given: Collection[str]) -> list[str]:
+    """Settings that must give way to those that were given, though they would count before them.
+
+    A recipe that says `train.steps` would else ignore a user's `train.epochs`.
+
+    Args:
+        given: dotted names.
+
+    Returns:
+        Dotted names, to be set to None.
+    """
+    found: list[str] = []
+    for names in ALTERNATIVES:
+        first = next((place for place, name in enumerate(names) if name in given), 0)
+        found += names[:first]
+    return found
+
+
 def changed(config: C, settings: Mapping[str, Any], inside: str = "") -> C:
     """A copy with dotted names replaced, e.g. `{"train.lr": 1e-3}`.
+
+    What the settings overrule is cleared: `{"train.epochs": 5}` sets `train.steps` to None.
 
     Args:
         config: any of the dataclasses.
@@ -300,7 +329,7 @@ def changed(config: C, settings: Mapping[str, Any], inside: str = "") -> C:
     Raises:
         ValueError: an unknown name; names the known ones.
     """
-    for path, value in settings.items():
+    for path, value in {**dict.fromkeys(overruled(settings)), **settings}.items():
         section, _, rest = path.partition(".")
         known = sorted(f.name for f in fields(config))
         if section not in known:

@@ -74,7 +74,7 @@ def image_digits() -> ImageConfig:
             batch_size=64,
             lr=3e-3,
             lr_start=1e-4,
-            warmup_steps=30,
+            warmup=0.025,
             weight_decay=(0.02, 0.02),
             ema=(0.99, 0.999),
             clip=3.0,
@@ -98,7 +98,7 @@ def _cpu(steps: int, batch_size: int, **changes: object) -> ImageConfig:
             batch_size=batch_size,
             lr=3e-3,
             lr_start=1e-4,
-            warmup_steps=30,
+            warmup=30 / steps,
             weight_decay=(0.02, 0.02),
             ema=(0.99, 0.999),
             clip=3.0,
@@ -195,7 +195,7 @@ def _small(config: ImageConfig, steps: int) -> ImageConfig:
             batch_size=512,
             lr=1e-3,
             lr_start=1e-5,
-            warmup_steps=steps // 20,
+            warmup=0.05,
             weight_decay=(0.05, 0.05),
             ema=(0.996, 0.9999),
             clip=3.0,
@@ -253,7 +253,7 @@ def _imagenet(size: str, patch: int, epochs: int) -> ImageConfig:
         encoder=encoder_size(size, init="normal", rescale=False),
         predictor=predictor_size(size),
         mask=MaskConfig(min_keep=10),
-        train=TrainConfig(epochs=epochs, batch_size=2048, workers=10),
+        train=TrainConfig(epochs=epochs, warmup=40 / epochs, batch_size=2048, workers=10),
         evaluate=EvaluateConfig(pooling="mean", poolings=("mean", "last4_mean"), untrained=1),
     )
 
@@ -263,7 +263,7 @@ def _with_vicreg(config: ImageConfig, widths: tuple[int, ...]) -> ImageConfig:
     return replace(
         config,
         regulariser=RegulariserConfig(kind="vicreg", widths=widths),
-        train=replace(config.train, lr_start=1e-4, warmup_epochs=15),
+        train=replace(config.train, lr_start=1e-4, warmup=15 / config.train.epochs),
     )
 
 
@@ -276,7 +276,7 @@ def image_ijepa_imagenette_small() -> ImageConfig:
         batch_size=256,
         lr=3e-4,
         lr_start=3e-5,
-        warmup_epochs=10,
+        warmup=0.05,
         ema=(0.996, 0.9999),
     )
     return replace(config, train=train)
@@ -327,7 +327,7 @@ def image() -> ImageConfig:
         data=ImageData(path="", size=(64, 64), patch=8),
         augment=AugmentConfig(crop=(0.5, 1.0), flip=True),
         encoder=replace(encoder_size("tiny"), depth=6),
-        train=replace(config.train, steps=10_000),
+        train=replace(config.train, steps=10_000, warmup=0.003),
     )
 
 

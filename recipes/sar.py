@@ -86,7 +86,7 @@ def sar_mstar_tiny_cpu() -> SarConfig:
             batch_size=128,
             lr=1e-3,
             lr_start=1e-5,
-            warmup_steps=22,
+            warmup=0.05,
             weight_decay=(0.05, 0.05),
             ema=(0.98, 0.995),
             betas=(0.9, 0.95),
@@ -159,7 +159,6 @@ def sar_mstar_small() -> SarConfig:
             steps=6000,
             threads=None,
             batch_size=256,
-            warmup_steps=300,
             ema=(0.99, 0.999),
             precision="auto",
         ),
@@ -185,7 +184,7 @@ def sar_synthetic() -> SarConfig:
     return replace(
         config,
         data=SarData(path="synthetic", scaling="linear"),
-        train=replace(config.train, steps=80, warmup_steps=10, ema=(0.95, 0.99)),
+        train=replace(config.train, steps=80, warmup=0.125, ema=(0.95, 0.99)),
         evaluate=SarEvaluateConfig(shots=(10,), untrained=2, looks=(1,)),
     )
 
@@ -219,7 +218,7 @@ def sar_jepa_base() -> SarConfig:
             lr=1e-3 * 300 / 256,
             lr_start=0.0,
             lr_end=0.0,
-            warmup_epochs=20,
+            warmup=20 / 300,
             weight_decay=(0.05, 0.05),
             ema=(0.996, 1.0),
             betas=(0.9, 0.95),

@@ -9,16 +9,20 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import jepa_modalities as jm
 from jepa_modalities.api import begun, read_config, recipe
 from jepa_modalities.cli.main import main
+from jepa_modalities.config import changed
 from jepa_modalities.data.image import digits
 from jepa_modalities.train import environment
 from jepa_modalities.train.log import read
@@ -199,6 +203,61 @@ def test_other_poolings_without_training_again(run: jm.Run, tmp_path: Path) -> N
     assert "encoder/knn/accuracy" in metrics and "encoder/linear_3shot/accuracy" not in metrics
     assert metrics["speed/samples_per_second"] == run.metrics["speed/samples_per_second"]
     assert (copy / "encoder.safetensors").read_bytes() == weights
+
+
+@pytest.fixture
+def from_gpu(run: jm.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was trained on a GPU and came to a machine without one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    folder = Path(shutil.copytree(run.path, tmp_path / "from_gpu"))
+    content = json.dumps(asdict(changed(run.config, {"train.device": "cuda"})))
+    (folder / "config.json").write_text(content)
+    for file in (folder / "encoder.safetensors", folder / "student.safetensors"):
+        with safe_open(file, "pt") as opened:
+            about = opened.metadata()
+        save_file(load_file(file), file, {**about, "config": content})
+    return folder
+
+
+def test_a_run_from_a_gpu_is_evaluated_without_one(
+    run: jm.Run, from_gpu: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fewer = ["--evaluate.probes", "knn", "--evaluate.shots", "--evaluate.poolings", "mean"]
+    assert main(["evaluate", str(from_gpu), *fewer]) == 2
+    message = capsys.readouterr().err
+    assert "train.device = 'cuda', but PyTorch" in message
+    assert "--device cpu for jm evaluate" in message
+    assert main(["evaluate", str(from_gpu), *fewer, "--device", "cpu", "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    for key in ("encoder/knn/accuracy", "untrained/knn/accuracy", "raw/knn/accuracy"):
+        assert metrics[key] == pytest.approx(run.metrics[key], abs=1e-9), key
+    # The flag that pretraining knows means the same here; other flags are not swallowed.
+    none = ["--evaluate.enabled", "False"]
+    assert main(["evaluate", str(from_gpu), *none, "--train.device", "cpu"]) == 0
+    assert jm.evaluate(from_gpu, {"evaluate.enabled": False}, device="auto")
+    capsys.readouterr()
+    assert main(["evaluate", str(from_gpu), "--device", "cpu", "--train.lr", "1.0"]) == 2
+    assert "train.lr: 0.003 -> 1.0" in capsys.readouterr().err
+    assert jm.Run(from_gpu).config.train.device == "cuda"
+
+
+def test_an_encoder_from_a_gpu_embeds_without_one(
+    run: jm.Run, from_gpu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.zeros((2, 8, 8), np.uint8)
+    expected = run.encoder.embed(images)
+    for encoder in (jm.load(from_gpu), jm.load(from_gpu, "auto"), jm.Run(from_gpu).encoder):
+        assert encoder.config.train.device == "cuda"
+        assert np.array_equal(encoder.embed(images), expected)
+    with pytest.raises(ValueError, match=r"^device = 'cuda'.*no CUDA device; use 'cpu'"):
+        jm.load(from_gpu, "cuda")
+    np.save(tmp_path / "images.npy", images)
+    command = ["embed", str(from_gpu), str(tmp_path / "images.npy")]
+    out = ["--out", str(tmp_path / "features.npy")]
+    assert main([*command, *out]) == 0 and main([*command, *out, "--device", "auto"]) == 0
+    assert np.array_equal(np.load(tmp_path / "features.npy"), expected)
+    assert main([*command, *out, "--device", "cuda"]) == 2
+    assert "device = 'cuda', but PyTorch finds no CUDA device" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_run(run: jm.Run, tmp_path: Path) -> None:

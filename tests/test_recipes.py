@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from jepa_modalities import api
 from jepa_modalities.adapters.base import build_encoder, build_masker
 from jepa_modalities.config import RunConfig, changed, differences, from_dict
 from jepa_modalities.core.registry import modalities
+from jepa_modalities.train.engine import num_steps
+from jepa_modalities.train.optim import rates
 
 NAMES = sorted(jm.recipes())
 DATA = Path(os.environ.get("JEPA_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -60,12 +63,28 @@ def test_published_sizes(name: str, millions: float) -> None:
 def test_published_schedule() -> None:
     """I-JEPA's configuration: batch 2048, warm-up of 40 epochs from 2e-4, decay 0.04 to 0.4."""
     train = api.recipe("image_ijepa_imagenet_h14").train
-    assert (train.batch_size, train.epochs, train.warmup_epochs) == (2048, 300, 40)
+    assert (train.batch_size, train.epochs) == (2048, 300)
+    images = 1_281_167
+    epoch = images / 2048
+    assert num_steps(train, images) == (math.ceil(300 * epoch), round(40 * epoch))
     assert (train.lr_start, train.lr, train.lr_end) == (2e-4, 1e-3, 1e-6)
     assert (train.weight_decay, train.ema) == ((0.04, 0.4), (0.996, 1.0))
     cjepa = api.recipe("image_cjepa_imagenet_b16")
     assert (cjepa.regulariser.weight, cjepa.regulariser.coefficients) == (0.001, (25, 25, 1))
-    assert (cjepa.train.warmup_epochs, cjepa.train.lr_start) == (15, 1e-4)
+    assert num_steps(cjepa.train, images)[1] == round(15 * epoch)
+    assert cjepa.train.lr_start == 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shorter_run_has_a_shorter_warm_up(name: str) -> None:
+    """The highest rate comes early, however short the run."""
+    config = api.recipe(name)
+    for shorter in ({"train.steps": 50}, {"train.epochs": 4}):
+        train = changed(config, shorter).train
+        total, warmup = num_steps(train, 12 * train.batch_size)
+        assert total in (48, 50) and warmup < total / 4
+        peak = max(range(1, total + 1), key=lambda step: rates(train, step, total, warmup).lr)
+        assert peak == warmup + 1
 
 
 def test_cjepa_differs_from_ijepa_by_its_term_only() -> None:

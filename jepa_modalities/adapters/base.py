@@ -250,6 +250,20 @@ def build_target(
     return HandOver(first, latent, *choice.handover, choice.rest)
 
 
+def _check_accumulate(config: RunConfig) -> None:
+    """Micro-batches give the whole batch's gradient only where the loss is a mean over samples."""
+    if config.regulariser.kind != "none":
+        found = f"regulariser.kind = {config.regulariser.kind!r}"
+    elif config.target.centre:
+        found = "target.centre = True"
+    else:
+        return
+    raise ValueError(
+        f"train.accumulate = {config.train.accumulate} with {found}: its statistics need the whole "
+        f"batch at once; set train.accumulate to 1 or use more processes"
+    )
+
+
 def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x) -> JEPA:
     """The method that a run's choices describe, freshly drawn from (train.seed).
 
@@ -263,12 +277,8 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
             "mask.kind = 'none' (or loss.weight = 0) and regulariser.kind = 'none' leave nothing "
             "to learn from; give one of them"
         )
-    if config.regulariser.kind != "none" and config.train.accumulate > 1:
-        raise ValueError(
-            f"train.accumulate = {config.train.accumulate} with regulariser.kind = "
-            f"{config.regulariser.kind!r}: its statistics need the whole batch at once; set "
-            f"train.accumulate to 1 or use more processes"
-        )
+    if config.train.accumulate > 1:
+        _check_accumulate(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         encoder = build_encoder(config, adapter.geometry, adapter.embedding())
@@ -292,6 +302,7 @@ def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x
                     choice.kind,
                     choice.coefficients,
                     choice.weight,
+                    seed=config.train.seed,
                 )
             )
         if added:

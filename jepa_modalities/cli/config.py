@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import tyro
 
+from jepa_modalities.config import changed, overruled
+
 C = TypeVar("C")
 
 
@@ -27,13 +29,16 @@ def merge(config: C, flags: Sequence[str], program: str) -> C:
     Raises:
         SystemExit: an unknown flag or a wrong type, with tyro's explanation; or after --help.
     """
-    return tyro.cli(
+    merged = tyro.cli(
         type(config),
         default=config,
         args=list(flags),
         prog=program,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     )
+    # tyro does not tell a value that was given from a default.
+    given = {flag.split("=")[0][2:].replace("-", "_") for flag in flags if flag.startswith("--")}
+    return changed(merged, dict.fromkeys(overruled(given)))
 
 
 def lines(config: Any) -> list[str]:

@@ -47,7 +47,6 @@ def _recipes(args: list[str]) -> int:
 def _pretrain(args: list[str]) -> int:
     from jepa_modalities import api
     from jepa_modalities.cli.config import merge, own_flags
-    from jepa_modalities.config import changed
 
     parser = argparse.ArgumentParser(prog="jm pretrain", add_help=False, allow_abbrev=False)
     parser.add_argument("recipe", nargs="?")
@@ -64,8 +63,6 @@ def _pretrain(args: list[str]) -> int:
         raise ValueError("--resume needs --out DIR: the run folder that goes on")
     if resuming:
         config = api.begun(Path(own.out), config)
-    if _given("--train.epochs", rest) and not _given("--train.steps", rest):
-        config = changed(config, {"train.steps": None})  # epochs count where steps did
     if {"-h", "--help"} & set(rest):
         print(parser.format_help())
     config = merge(config, rest, f"jm pretrain {own.recipe}")
@@ -79,10 +76,6 @@ def _pretrain(args: list[str]) -> int:
     )
     _finish(run.path)
     return 0
-
-
-def _given(flag: str, args: list[str]) -> bool:
-    return any(arg == flag or arg.startswith(flag + "=") for arg in args)
 
 
 def _finish(path: Path) -> None:
@@ -106,17 +99,26 @@ def _evaluate(args: list[str]) -> int:
 
     from jepa_modalities import api
     from jepa_modalities.cli.config import merge
+    from jepa_modalities.config import differences
 
-    parser = _parser("evaluate", "RUN [--json] [--evaluate.NAME VALUE ...]")
+    usage = "RUN [--json] [--device NAME] [--evaluate.NAME VALUE ...] [--data.NAME VALUE ...]"
+    parser = _parser("evaluate", usage)
     parser.add_argument("run")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
+    parser.add_argument("--device", help="cpu, cuda or auto (default: where the run was trained)")
     own, rest = parser.parse_known_args(args)
     run = api.Run(Path(own.run))
     config = merge(run.config, rest, "jm evaluate RUN")
+    heard = ("evaluate.", "data.", "train.device")
+    if deaf := [d for d in differences(run.config, config) if not d.startswith(heard)]:
+        raise ValueError(
+            "jm evaluate takes the encoder as it was trained: give --device, --evaluate.NAME and "
+            "--data.NAME only, not\n  " + "\n  ".join(deaf)
+        )
     settings = {"evaluate": config.evaluate} | (
         {"data": config.data} if hasattr(config, "data") else {}
     )
-    metrics = api.evaluate(own.run, settings)
+    metrics = api.evaluate(own.run, settings, own.device or config.train.device)
     if own.json:
         print(json.dumps(metrics, indent=1))
     else:
@@ -126,12 +128,12 @@ def _evaluate(args: list[str]) -> int:
 
 @command("embed", "features of your own data")
 def _embed(args: list[str]) -> int:
-    parser = _parser("embed", "RUN INPUT --out FILE.parquet|.npy [--pooling NAME]")
+    parser = _parser("embed", "RUN INPUT --out FILE.parquet|.npy [--pooling NAME] [--device NAME]")
     parser.add_argument("run")
     parser.add_argument("input")
     parser.add_argument("--out", required=True)
     parser.add_argument("--pooling")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto (default: cpu)")
     own = parser.parse_args(args)
     from jepa_modalities import api
     from jepa_modalities.cli.table import stream_features, write_features

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -31,17 +32,29 @@ class Draw:
         start: first row of this part.
         stop: row after the last of this part.
         generator: at the state that belongs to (seed, step).
+        drawn: masks of the global batch, each as (masker, state before, masks, state after); the
+            micro-batches of a step share this list.
     """
 
     batch_size: int
     start: int
     stop: int
     generator: Generator
+    drawn: list[tuple[Masker, Tensor, Masks, Tensor]] = field(default_factory=list)
 
     @classmethod
     def of_step(cls, seed: int, step: int, batch_size: int, start: int, stop: int) -> Draw:
         """The draw that belongs to a step."""
         return cls(batch_size, start, stop, seeded(seed, 1, step))
+
+    @classmethod
+    def parts(
+        cls, seed: int, step: int, batch_size: int, rows: Iterable[tuple[int, int]]
+    ) -> Iterator[Draw]:
+        """The draws of several parts (start, stop) of one step; its masks are made only once."""
+        drawn: list[tuple[Masker, Tensor, Masks, Tensor]] = []
+        for start, stop in rows:
+            yield cls(batch_size, start, stop, seeded(seed, 1, step), drawn)
 
     @property
     def rows(self) -> int:
@@ -59,8 +72,19 @@ class Draw:
         return numbers[self.start : self.stop]
 
     def masks(self, masker: Masker) -> Masks:
-        """This part's rows of the global batch's masks, so trimmed lengths are global too."""
-        return masker(self.batch_size, self.generator).rows(self.start, self.stop)
+        """This part's rows of the global batch's masks, so trimmed lengths are global too.
+
+        A masker is a pure function of the generator's state, so what another part of the step has
+        drawn from the same state is taken over.
+        """
+        before = self.generator.get_state()
+        for known, state, whole, after in self.drawn:
+            if known is masker and torch.equal(state, before):
+                self.generator.set_state(after)
+                return whole.rows(self.start, self.stop)
+        whole = masker(self.batch_size, self.generator)
+        self.drawn.append((masker, before, whole, self.generator.get_state()))
+        return whole.rows(self.start, self.stop)
 
 
 def order(seed: int, epoch: int, count: int) -> Tensor:

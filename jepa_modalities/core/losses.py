@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jepa_modalities.core.draw import seeded
+
 if TYPE_CHECKING:
     from jepa_modalities.core.batch import Batch
     from jepa_modalities.core.jepa import JEPAOutput
@@ -194,8 +196,9 @@ class Prediction(nn.Module):
 class Regulariser(nn.Module):
     """VICReg or SIGReg on blocks of one sample or on two views, behind one interface.
 
-    Statistics are taken in fp32 on the batch of all processes. `step` numbers the optimiser step
-    for SIGReg's directions; `JEPA.schedule` sets it, so a resumed run needs no state.
+    Statistics are taken in fp32 on the batch of all processes. SIGReg's directions are a function
+    of `seed` and `step`, the optimiser step that `JEPA.schedule` sets: the same in every process,
+    and a resumed run needs no state.
 
     Args:
         source: see `pooled`.
@@ -205,6 +208,7 @@ class Regulariser(nn.Module):
         coefficients: invariance, variance, covariance for VICReg; invariance, SIGReg for SIGReg.
         weight: of this term in the sum (C-JEPA: 0.001).
         slices: random directions of SIGReg, new at every step.
+        seed: of the run, for SIGReg's directions.
 
     Raises:
         ValueError: unknown `kind`, or a wrong number of coefficients.
@@ -219,6 +223,7 @@ class Regulariser(nn.Module):
         coefficients: Sequence[float] = (25.0, 25.0, 1.0),
         weight: float = 1.0,
         slices: int = 256,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         expected = {"vicreg": 3, "sigreg": 2}
@@ -229,7 +234,7 @@ class Regulariser(nn.Module):
                 f"regulariser.coefficients = {tuple(coefficients)}: {kind} needs {expected[kind]}"
             )
         self.name, self.source, self.kind, self.weight = kind, source, kind, weight
-        self.coefficients, self.slices = tuple(coefficients), slices
+        self.coefficients, self.slices, self.seed = tuple(coefficients), slices, seed
         self.projector = projector(dim, widths)
         self.step = 0
 
@@ -247,6 +252,6 @@ class Regulariser(nn.Module):
             )
 
     def _directions(self, dim: int) -> Tensor:
-        """Unit directions that are a function of the step only: the same in every process."""
-        generator = torch.Generator().manual_seed(self.step)
+        """Unit directions of this step, (dim, slices), on the CPU."""
+        generator = seeded(self.seed, 10, self.step)
         return F.normalize(torch.randn(dim, self.slices, generator=generator), dim=0)

@@ -149,7 +149,6 @@ class ECGJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             "target.kind": self.target,
             "loss.prediction": "mse" if fixed else "l1",
             "train.steps": max(self.steps, 1),
-            "train.warmup_steps": self.steps // 20,
             "train.batch_size": self.batch_size,
             "train.lr": self.learning_rate,
             "train.seed": seed,

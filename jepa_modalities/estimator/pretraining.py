@@ -86,7 +86,6 @@ def configuration(settings: Mapping[str, Any], more: Mapping[str, Any] | None) -
     config = changed(recipe("tabular"), {**settings, "evaluate.enabled": False, **(more or {})})
     total = max(int(config.train.steps), 1)
     schedule = {
-        "train.warmup_steps": total // 20,
         "train.monitor_every": max(total // 10, 1),
         "train.checkpoint_every": total,  # only the last step's is written, beside nothing else
     }
@@ -182,8 +181,11 @@ def _within(config: Any, adapter: Any, seconds: float) -> Any:
         f"time_limit = {seconds} s is enough for {steps} of {config.train.steps} steps",
         stacklevel=4,
     )
-    shorter = {"train.steps": steps, "train.warmup_steps": steps // 20}
-    shorter |= {"train.monitor_every": max(steps // 10, 1), "train.checkpoint_every": steps}
+    shorter = {
+        "train.steps": steps,
+        "train.monitor_every": max(steps // 10, 1),
+        "train.checkpoint_every": steps,
+    }
     return changed(config, shorter)
 
 

@@ -51,8 +51,12 @@ class Processes:
         return self.rank * rows // self.world, (self.rank + 1) * rows // self.world
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, setting: str = "train.device") -> torch.device:
     """Device of "auto", "cpu", "cuda", "cuda:1".
+
+    Args:
+        name: of the device.
+        setting: where it was given, for the message.
 
     Raises:
         ValueError: CUDA is asked for and absent.
@@ -60,7 +64,10 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"train.device = {name!r}, but PyTorch finds no CUDA device; use 'cpu'")
+        raise ValueError(
+            f"{setting} = {name!r}, but PyTorch finds no CUDA device; use 'cpu': --train.device "
+            f"cpu for jm pretrain, --device cpu for jm evaluate and jm embed"
+        )
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return torch.device(name)

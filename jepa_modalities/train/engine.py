@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,13 +60,26 @@ class Trained:
 
 
 def num_steps(config: TrainConfig, samples: int) -> tuple[int, int]:
-    """Optimiser steps of the run and of the warm-up."""
+    """Optimiser steps of the run and of the warm-up.
+
+    A share keeps its meaning when the run is made shorter or longer; steps and epochs of warm-up
+    that do not fit are cut to all steps but the last, with a warning.
+    """
     per_epoch = samples / config.batch_size
     total = config.steps or max(math.ceil(config.epochs * per_epoch), 1)
-    warmup = config.warmup_steps
-    if warmup is None:
+    if config.warmup_steps is not None:
+        warmup = config.warmup_steps
+    elif config.warmup is not None:
+        warmup = round(config.warmup * total)
+    else:
         warmup = round(config.warmup_epochs * per_epoch)
-    return total, min(warmup, max(total - 1, 0))
+    if warmup >= total > 1:
+        warnings.warn(
+            f"a warm-up of {warmup} steps fills this run of {total}: the learning rate will only "
+            f"rise; give train.warmup, a share of the run, e.g. 0.05",
+            stacklevel=2,
+        )
+    return total, min(warmup, total - 1)
 
 
 def precision(config: TrainConfig, device: torch.device) -> torch.dtype:
@@ -82,14 +96,18 @@ def precision(config: TrainConfig, device: torch.device) -> torch.dtype:
 def plan(
     config: TrainConfig, schedule: Schedule, peers: Processes, first: int, total: int
 ) -> Iterator[tuple[Tensor, Draw]]:
-    """Row and random numbers of this process's micro-batches, a function of (seed, step)."""
+    """Row and random numbers of this process's micro-batches, a function of (seed, step).
+
+    Both are drawn for the global batch and then cut: any number of micro-batches sees the same
+    rows, masks (with their trimmed lengths) and crops.
+    """
     micro = config.batch_size // config.accumulate
+    low, high = peers.slice(micro)
+    parts = [(part * micro + low, part * micro + high) for part in range(config.accumulate)]
     for step in range(first, total + 1):
         rows = schedule.rows(step)
-        for part in range(config.accumulate):
-            start, stop = (part * micro + edge for edge in peers.slice(micro))
-            draw = Draw.of_step(config.seed, step, config.batch_size, start, stop)
-            yield rows[start:stop], draw
+        for draw in Draw.parts(config.seed, step, config.batch_size, parts):
+            yield rows[draw.start : draw.stop], draw
 
 
 def check(config: TrainConfig, peers: Processes) -> None:
@@ -112,6 +130,8 @@ def check(config: TrainConfig, peers: Processes) -> None:
         value = getattr(config, name)
         if value is not None and value < low:
             raise ValueError(f"train.{name} = {value}: give at least {low}")
+    if config.warmup is not None and not 0 <= config.warmup < 1:
+        raise ValueError(f"train.warmup = {config.warmup}: give a share from 0 to below 1")
     if not all(0 <= momentum <= 1 for momentum in config.ema):
         raise ValueError(f"train.ema = {config.ema}: momenta lie between 0 and 1")
     if config.clip is not None and not config.clip > 0:

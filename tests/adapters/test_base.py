@@ -93,12 +93,31 @@ def test_sizes_that_make_no_encoder(field: str) -> None:
             {"regulariser.kind": "sigreg", "train.accumulate": 4},
             r"train\.accumulate = 4.*'sigreg'",
         ),
+        (
+            {"target.centre": True, "train.accumulate": 2},
+            r"train\.accumulate = 2 with target\.centre.*whole batch",
+        ),
     ],
 )
 def test_choices_that_exclude_each_other(settings: dict[str, Any], message: str) -> None:
     config = changed(TINY, settings)
     with pytest.raises(ValueError, match=message):
         build_jepa(config, ImageAdapter(config))
+
+
+def test_the_seed_of_the_run_reaches_the_regulariser() -> None:
+    config = changed(
+        TINY,
+        {
+            "regulariser": RegulariserConfig("sigreg", "predicted", (8,), (1.0, 1.0)),
+            "train.seed": 5,
+        },
+    )
+    first = build_jepa(config, ImageAdapter(config))
+    other = build_jepa(changed(config, {"train.seed": 6}), ImageAdapter(config))
+    terms: list[Any] = [jepa.terms[1] for jepa in (first, other)]
+    assert [term.seed for term in terms] == [5, 6]
+    assert not torch.equal(*(term._directions(8) for term in terms))
 
 
 def test_the_seed_draws_the_networks() -> None:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from jepa_modalities.adapters.base import build_masker
+from jepa_modalities.adapters.image import source
 from jepa_modalities.adapters.image.adapter import ImageAdapter
 from jepa_modalities.adapters.image.config import AugmentConfig, ImageConfig, ImageData
 from jepa_modalities.adapters.image.target import Table
@@ -29,6 +30,8 @@ from jepa_modalities.config import (
 from jepa_modalities.core.batch import Batch
 from jepa_modalities.core.draw import Draw, Schedule
 from jepa_modalities.core.masking import Masks
+from jepa_modalities.data.image import ImageSet
+from jepa_modalities.data.loader import decode_resized
 from jepa_modalities.testing import check_adapter
 
 CPU = torch.device("cpu")
@@ -171,6 +174,34 @@ def test_the_dictionary_is_kept_and_belongs_to_its_settings(tmp_path: Path) -> N
     assert torch.equal(first[0](images), again[0](images))
     other = ImageAdapter(changed(config, {"target.centroids": 10}), tmp_path).target()
     assert other is not None and not torch.equal(first[0](images), other[0](images))
+
+
+def test_mean_and_std_of_streamed_images_are_kept_and_belong_to_their_data(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+
+    def counted(images: ImageSet, rows: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        decoded.append(len(rows))
+        return decode_resized(images, rows, size)
+
+    monkeypatch.setattr(source, "decode_resized", counted)
+    config = streamed(photos)
+    first = ImageAdapter(config, tmp_path)
+    assert sum(decoded) == len(first)
+    again = ImageAdapter(config, tmp_path)
+    assert sum(decoded) == len(first), "a resumed run decodes them again"
+    for name in ("mean", "std"):
+        assert torch.equal(getattr(first.tokenizer, name), getattr(again.tokenizer, name))
+    assert [path.name for path in tmp_path.iterdir()] == ["statistics.json"]
+    other = ImageAdapter(changed(config, {"data.limit": 10}), tmp_path)
+    assert sum(decoded) == len(first) + len(other)
+    assert not torch.equal(first.tokenizer.mean, other.tokenizer.mean)
+
+
+def test_statistics_of_images_in_memory_leave_no_file(tmp_path: Path) -> None:
+    ImageAdapter(BASE, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_held_out_images_are_never_trained_on() -> None:

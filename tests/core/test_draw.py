@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepa_modalities.core.draw import Draw, Schedule, order, seeded
-from jepa_modalities.core.masking import BlockMasker, RandomMasker
+from jepa_modalities.core.masking import BlockMasker, Masks, RandomMasker
 
 
 def numbers(seed: int, stream: int, number: int) -> list[float]:
@@ -63,6 +64,31 @@ def test_trimmed_lengths_are_global() -> None:
     halves = [Draw.of_step(0, 3, 16, a, a + 8).masks(masker) for a in (0, 8)]
     assert torch.equal(torch.cat([half.context for half in halves]), whole.context)
     assert torch.equal(torch.cat([half.targets for half in halves]), whole.targets)
+
+
+def test_parts_of_a_step_share_their_masks_and_nothing_else_changes() -> None:
+    masker, calls = RandomMasker(9), []
+
+    def counted(*args: Any) -> Masks:
+        calls.append(args)
+        return masker(*args)
+
+    rows = [(0, 3), (3, 4), (4, 8)]
+    found = []
+    for draw in Draw.parts(5, 2, 8, rows):
+        # A second draw of masks starts from another state: it must not get the first one's.
+        found.append((draw.uniform(), draw.masks(counted), draw.masks(counted), draw.normal(2)))
+    assert len(calls) == 2
+    for (start, stop), part in zip(rows, found, strict=True):
+        alone = Draw.of_step(5, 2, 8, start, stop)
+        expected = (alone.uniform(), alone.masks(masker), alone.masks(masker), alone.normal(2))
+        for mine, theirs in zip(part, expected, strict=True):
+            if isinstance(mine, Masks):
+                mine, theirs = mine.context, theirs.context
+            assert torch.equal(mine, theirs)
+    (other,) = Draw.parts(5, 2, 8, [(0, 8)])
+    first, second = other.masks(counted), other.masks(masker)
+    assert len(calls) == 3 and first.context.shape[0] == second.context.shape[0] == 8
 
 
 def test_draws_have_their_range_and_differ_between_steps() -> None:

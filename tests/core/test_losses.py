@@ -272,7 +272,7 @@ def test_regulariser_statistics_are_fp32_under_autocast() -> None:
     assert torch.equal(plain, cast)
 
 
-def test_sigreg_directions_belong_to_the_step() -> None:
+def test_sigreg_directions_belong_to_the_seed_and_the_step() -> None:
     settings = {"kind": "sigreg", "coefficients": (0.0, 1.0), "slices": 4}
     first = Regulariser("predicted", 8, **settings)  # type: ignore[arg-type]
     torch.manual_seed(123)  # another state of the global generator, as in another process
@@ -286,6 +286,12 @@ def test_sigreg_directions_belong_to_the_step() -> None:
     assert len(set(losses[0])) == 3 and losses[0][2] == losses[0][3]
     directions = first._directions(8)
     torch.testing.assert_close(directions.norm(dim=0), torch.ones(4))
+    other = Regulariser("predicted", 8, **settings, seed=1)  # type: ignore[arg-type]
+    drawn = []
+    for term in (first, other):
+        for term.step in (1, 2):
+            drawn.append(tuple(term._directions(8).flatten().tolist()))
+    assert len(set(drawn)) == 4
 
 
 def test_regulariser_complaints() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from jepa_modalities.adapters.base import build_jepa
 from jepa_modalities.adapters.image.adapter import ImageAdapter
-from jepa_modalities.config import RegulariserConfig, TrainConfig, changed
+from jepa_modalities.config import RegulariserConfig, RunConfig, TrainConfig, changed
 from jepa_modalities.core.batch import Batch
 from jepa_modalities.core.draw import Schedule
 from jepa_modalities.core.masking import Masks
@@ -108,13 +109,24 @@ def test_the_log_has_one_record_per_step(tmp_path: Path, runs: ModuleType) -> No
     ]
 
 
-def test_two_micro_batches_train_like_one_batch(tmp_path: Path, runs: ModuleType) -> None:
-    whole = replace(runs.RUNS["ijepa"], target=replace(runs.RUNS["ijepa"].target, kind="hog"))
-    for number in (1, 2):
-        train(tmp_path / str(number), changed(whole, {"train.accumulate": number}))
-    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
-    assert len(one) == 20 and one[0] != one[-1]
-    assert two == pytest.approx(one, abs=1e-5, rel=0)
+@pytest.mark.parametrize("target", ["ema", "hog"])
+def test_micro_batches_train_like_one_batch(target: str, tmp_path: Path, runs: ModuleType) -> None:
+    """Same rows, trimmed block masks, flips and shifts; the masks of a step are drawn once."""
+    whole = changed(runs.RUNS["ijepa"], {"target.kind": target})
+    for number in (1, 2, 4):
+        folder, config = tmp_path / str(number), changed(whole, {"train.accumulate": number})
+        folder.mkdir()
+        trainer, calls = Trainer(ImageAdapter(config), config, folder, ALONE), []
+        masker = trainer.masker
+        assert masker is not None
+        trainer.masker = lambda *args, masker=masker, calls=calls: calls.append(1) or masker(*args)
+        log = Log(folder)
+        trainer.run(log)
+        log.close()
+        assert len(calls) == 20, f"accumulate = {number}"
+        assert len(losses(folder)) == 20
+        assert losses(folder) == pytest.approx(losses(tmp_path / "1"), abs=1e-5, rel=0)
+    assert losses(folder)[0] != losses(folder)[-1]
 
 
 def test_batch_statistics_refuse_micro_batches(runs: ModuleType) -> None:
@@ -303,8 +315,29 @@ def test_a_collapsed_run_ends_if_asked(tmp_path: Path, runs: ModuleType) -> None
 def test_steps_of_epochs() -> None:
     config = TrainConfig(epochs=2.5, batch_size=16, warmup_epochs=1)
     assert num_steps(config, 100) == (math.ceil(2.5 * 100 / 16), round(100 / 16))
-    assert num_steps(replace(config, steps=7, warmup_steps=50), 100) == (7, 6)
     assert num_steps(replace(config, epochs=0.001), 100) == (1, 0)
+
+
+def test_the_warm_up_is_a_share_of_the_run_unless_it_is_counted() -> None:
+    config = TrainConfig(steps=1000, batch_size=10, warmup_epochs=7, warmup=0.05)
+    assert num_steps(config, 100) == (1000, 50)
+    assert num_steps(replace(config, steps=100), 100) == (100, 5)
+    assert num_steps(replace(config, warmup=0.0), 100) == (1000, 0)
+    assert num_steps(replace(config, warmup_steps=3), 100) == (1000, 3)
+    # One that is given replaces those that would count before it.
+    run = RunConfig(train=replace(config, warmup_steps=500))
+    assert num_steps(changed(run, {"train.warmup": 0.1}).train, 100) == (1000, 100)
+    assert num_steps(changed(run, {"train.warmup_epochs": 2}).train, 100) == (1000, 20)
+
+
+def test_a_warm_up_that_fills_the_run_is_told() -> None:
+    config = TrainConfig(steps=7, warmup_steps=50)
+    with pytest.warns(UserWarning, match=r"warm-up of 50 steps fills this run of 7.*train\.warmup"):
+        assert num_steps(config, 100) == (7, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert num_steps(replace(config, warmup_steps=6), 100) == (7, 6)
+        assert num_steps(replace(config, steps=1), 100) == (1, 0)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -339,6 +372,7 @@ def test_every_row_is_fed_once_at_every_split(accumulate: int, world: int) -> No
         ({"steps": 0}, 1, r"train\.steps = 0"),
         ({"checkpoint_every": 0}, 1, r"train\.checkpoint_every = 0"),
         ({"monitor_every": -1}, 1, r"train\.monitor_every = -1"),
+        ({"warmup": 1.0}, 1, r"train\.warmup = 1\.0: give a share"),
         ({"workers": -1}, 1, r"train\.workers = -1: give at least 0"),
         ({"epochs": 0.0}, 1, r"train\.epochs = 0\.0"),
     ],

@@ -32,7 +32,8 @@ class ImageAdapter:
 
     Args:
         config: of the run.
-        folder: run folder, where a fitted dictionary is kept for resuming; None for nowhere.
+        folder: run folder, where a fitted dictionary and the statistics of images that stay on disk
+            are kept for resuming; None for nowhere.
         target: a fixed target and its width from another run's `target()`, for runs that share one.
 
     Raises:
@@ -58,7 +59,7 @@ class ImageAdapter:
         self.geometry = geometry(config)
         build_masker(config, self.geometry)  # impossible masks are told before data are read
         self.source = ImageSource(config.data)
-        self.tokenizer = ImageTokenizer(config.data.patch, *self.source.statistics())
+        self.tokenizer = ImageTokenizer(config.data.patch, *self.source.statistics(folder))
         self._target = target
         if config.evaluate.enabled:
             from jepa_modalities.adapters.image.evaluator import check

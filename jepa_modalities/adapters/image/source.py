@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -108,8 +113,24 @@ class ImageSource:
         labels = self.everything.labels
         return self.pixels(self.everything, rows), None if labels is None else labels[rows]
 
-    def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation per channel in 0..1, of up to 10,000 pretraining images."""
+    def statistics(self, folder: Path | None = None) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation per channel in 0..1, of up to 10,000 pretraining images.
+
+        Args:
+            folder: of the run, where those of images that stay on disk are kept: a run that goes on
+                decodes nothing for them. None for nowhere.
+        """
+        path = None if folder is None or self.images is not None else folder / "statistics.json"
+        settings = json.dumps([asdict(self.data), len(self)])
+        if path is not None and path.exists():
+            known = json.loads(path.read_text())
+            if known["settings"] == settings:  # a start that failed may have left others
+                return known["mean"], known["std"]
         x = self.sample(10_000, 0).float() / 255
-        std = x.std((0, 2, 3)).clamp_min(1e-3)
-        return x.mean((0, 2, 3)).tolist(), std.tolist()
+        mean, std = x.mean((0, 2, 3)).tolist(), x.std((0, 2, 3)).clamp_min(1e-3).tolist()
+        if path is not None:
+            # Atomic: every process of a run finds the same and may read while another one writes.
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary.write_text(json.dumps({"settings": settings, "mean": mean, "std": std}))
+            os.replace(temporary, path)
+        return mean, std
