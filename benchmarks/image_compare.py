@@ -98,7 +98,8 @@ def train(arm: str, seed: int, tflop: float, work: Path) -> tuple[Any, ImageAdap
         Trainer(adapter, changed(config, {"train.steps": 2}), folder, alone), adapter
     )
     steps = round(tflop * 1e12 / flops)
-    settings = {"train.steps": steps, "train.monitor_every": max(steps // NUM_LOOKS, 1)}
+    looks = max(steps // NUM_LOOKS, 1)
+    settings = {"train.steps": steps, "train.warmup_steps": 30, "train.monitor_every": looks}
     trainer = Trainer(adapter, changed(config, settings), folder, alone)
     if (folder / "checkpoint").is_dir():
         trainer.resume()

@@ -193,7 +193,7 @@ def test_mean_and_std_of_streamed_images_are_kept_and_belong_to_their_data(
     assert sum(decoded) == len(first), "a resumed run decodes them again"
     for name in ("mean", "std"):
         assert torch.equal(getattr(first.tokenizer, name), getattr(again.tokenizer, name))
-    assert [path.name for path in tmp_path.iterdir()] == ["statistics.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["statistics.safetensors"]
     other = ImageAdapter(changed(config, {"data.limit": 10}), tmp_path)
     assert sum(decoded) == len(first) + len(other)
     assert not torch.equal(first.tokenizer.mean, other.tokenizer.mean)

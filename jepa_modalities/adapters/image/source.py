@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from jepa_modalities.adapters.image.config import ImageData
 from jepa_modalities.adapters.image.model import resized
+from jepa_modalities.adapters.stamped import read_stamped, write_stamped
 from jepa_modalities.core.draw import seeded
 from jepa_modalities.data.image import ImageSet, digits, open_images, splits
 from jepa_modalities.data.loader import decode_resized
@@ -120,17 +120,13 @@ class ImageSource:
             folder: of the run, where those of images that stay on disk are kept: a run that goes on
                 decodes nothing for them. None for nowhere.
         """
-        path = None if folder is None or self.images is not None else folder / "statistics.json"
+        path = None
+        if folder is not None and self.images is None:
+            path = folder / "statistics.safetensors"
         settings = json.dumps([asdict(self.data), len(self)])
-        if path is not None and path.exists():
-            known = json.loads(path.read_text())
-            if known["settings"] == settings:  # a start that failed may have left others
-                return known["mean"], known["std"]
-        x = self.sample(10_000, 0).float() / 255
-        mean, std = x.mean((0, 2, 3)).tolist(), x.std((0, 2, 3)).clamp_min(1e-3).tolist()
-        if path is not None:
-            # Atomic: every process of a run finds the same and may read while another one writes.
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            temporary.write_text(json.dumps({"settings": settings, "mean": mean, "std": std}))
-            os.replace(temporary, path)
-        return mean, std
+        found = read_stamped(path, settings)
+        if found is None:
+            x = self.sample(10_000, 0).float() / 255
+            found = {"mean": x.mean((0, 2, 3)), "std": x.std((0, 2, 3)).clamp_min(1e-3)}
+            write_stamped(path, found, settings)
+        return found["mean"].tolist(), found["std"].tolist()
