@@ -133,18 +133,16 @@ def correctness(features: dict[str, Array], test: dict[str, Array], y: Any, trut
     return right
 
 
-def score(encoder: Any, adapter: ImageAdapter, bar: tuple[Array, Array] | None) -> Any:
+def score(encoder: Any, adapter: ImageAdapter, bar: tuple[Array, Array]) -> Any:
     """Correctness of one encoder on the test images, alone and beside the bar's features."""
     images, y, test_images, truth = labelled(adapter)
     x, t = (extract(encoder, adapter.tokenizer, i, POOLINGS) for i in (images, test_images))
     right = correctness(x, t, y, truth)
-    if bar is not None:
-        both, both_test = (
-            {WIDEST: np.concatenate([f[WIDEST], b], 1)} for f, b in zip((x, t), bar, strict=True)
-        )
-        joined = correctness(both, both_test, y, truth)
-        right |= {f"bar+{name}": value for name, value in joined.items()}
-    return right
+    both, both_test = (
+        {WIDEST: np.concatenate([f[WIDEST], b], 1)} for f, b in zip((x, t), bar, strict=True)
+    )
+    joined = correctness(both, both_test, y, truth)
+    return right | {f"bar+{name}": value for name, value in joined.items()}
 
 
 def bar_features(work: Path) -> tuple[Array, Array]:
@@ -165,7 +163,7 @@ def control(name: str, seed: int, work: Path) -> Any:
     """Correctness of one control."""
     adapter = ImageAdapter(config_of("vicreg" if name == "untrained_conv" else "ijepa", seed))
     if name.startswith("untrained"):
-        return score(untrained(adapter.config, adapter, seed).eval(), adapter, None)
+        return score(untrained(adapter.config, adapter, seed).eval(), adapter, bar_features(work))
     images, y, test_images, truth = labelled(adapter)
     if name == "bar":
         train, test = bar_features(work)
