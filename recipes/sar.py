@@ -189,6 +189,22 @@ def sar_synthetic() -> SarConfig:
     )
 
 
+@recipes.register("sar")
+def sar() -> SarConfig:
+    """Your own chips (--data.path FOLDER_OR_ZIP): two-view VICReg, 64 px, about 15 min on 1 CPU.
+
+    Network and terms of sar_mstar_tiny_cpu, trained longer; magnitudes as stored. Without labels
+    or a test part add --evaluate.enabled False. Not measured on any data.
+    """
+    config = sar_mstar_tiny_cpu()
+    return replace(
+        config,
+        data=SarData(),
+        train=replace(config.train, steps=2000, threads=None, warmup_steps=100, ema=(0.99, 0.999)),
+        evaluate=SarEvaluateConfig(shots=(10,)),
+    )
+
+
 @recipes.register("sar_jepa_base")
 def sar_jepa_base() -> SarConfig:
     """SAR-JEPA (2311.15153) ViT-B/16 at 224 px, the published setting; your chips: --data.path.

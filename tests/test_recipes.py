@@ -6,12 +6,15 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import jepa_modalities as jm
 from jepa_modalities import api
@@ -144,6 +147,39 @@ def test_papers_settings_on_real_images(tmp_path: Path) -> None:
     )
     assert (run.path / "report.html").exists()
     assert run.encoder.embed(str(folder / "val" / "n01440764")).shape == (60, 96)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_own_sar_chips_without_labels(tmp_path: Path, packed: bool) -> None:
+    """`sar` on a flat folder, or an archive, of chips of mixed sizes; then features of them."""
+    folder = tmp_path / "chips"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        pixels = rng.rayleigh(60, (70 + number, 50 + 4 * number)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    path = str(folder)
+    if packed:
+        path = shutil.make_archive(path, "zip", folder)
+    run = jm.pretrain(
+        "sar",
+        tmp_path / "run",
+        settings={
+            "data.path": path,
+            "evaluate.enabled": False,
+            "encoder.dim": 16,
+            "encoder.heads": 2,
+            "encoder.depth": 1,
+            "regulariser.widths": (8, 8),
+        },
+        steps=2,
+        batch_size=16,
+        warmup_steps=0,
+        quiet=True,
+    )
+    assert run.metrics["train/steps"] == 2
+    features = run.encoder.embed(path)
+    assert len(features) == 12 and np.isfinite(features).all()
 
 
 def test_epochs_count_where_the_recipe_gave_steps(tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ from jepa_modalities.adapters.patch import patchify
 Window = Literal["areal", "gaussian"]
 RADII: tuple[int, ...] = (5, 9, 13, 17)
 EPS = 0.01
+# Pixels. Larger blocks leave the cache, and the system clears their memory anew for every step:
+# 64 chips of 80 x 80 in one piece took 1.4 to 1.8 times as long.
+CACHED = 200_000
 
 
 @torch.no_grad()
@@ -54,9 +57,13 @@ def gradient_targets(
     Raises:
         ValueError: another shape, unknown settings, or a side not larger than a radius.
     """
-    parts = gradient_components(image, radii, eps, window, shared_centre, valid, name)
-    across, down = parts.unbind(2)
-    size = (across.square() + down.square()).sqrt()
+    _check(image, radii, eps, window, name)
+    size = image.new_empty((len(image), len(radii), *image.shape[-2:]), dtype=torch.float32)
+    for part in _parts(image):
+        real = None if valid is None else valid[part]
+        ratios = _log_ratios(image[part], radii, eps, window, shared_centre, real)
+        for scale, (across, down) in enumerate(ratios):
+            torch.sqrt(across.square_().addcmul_(down, down), out=size[part, scale, None])
     if normalise == "scale":
         spread = size.std((0, 2, 3), keepdim=True)
         size = size / torch.where(spread > 0, spread, 1.0)
@@ -83,39 +90,60 @@ def gradient_components(
         (batch, scales, 2, height, width), float32, G_x first.
     """
     _check(image, radii, eps, window, name)
-    reach = max(radii)
-
-    def padded(values: Tensor) -> Tensor:
-        # Reflecting by the largest radius serves all: a smaller margin is a part of it.
-        return F.pad(values, (reach,) * 4, mode="reflect")
-
-    x, real = padded(image.float()) + eps, None
-    if valid is not None:
-        real = padded(valid.float())
-        x = x * real
-    sums = _areal_halves if window == "areal" else _gaussian_halves
-    above, counts = sums(x, radii, shared_centre), None
-    if real is not None:
-        counts = sums(real, radii, shared_centre)
-    # (batch, 1, height, width) each: G_x, G_y of the first radius, then of the next.
-    ratios = [_log_ratio(pair, None if counts is None else next(counts)) for pair in above]
-    return torch.cat(ratios, dim=1).unflatten(1, (len(radii), 2))
+    shape = (len(image), len(radii), 2, *image.shape[-2:])
+    found = image.new_empty(shape, dtype=torch.float32)
+    for part in _parts(image):
+        real = None if valid is None else valid[part]
+        ratios = _log_ratios(image[part], radii, eps, window, shared_centre, real)
+        for scale, pair in enumerate(ratios):
+            found[part, scale] = torch.cat(pair, dim=1)
+    return found
 
 
 Pair = tuple[Tensor, Tensor]
 
 
-def _log_ratio(pair: Pair, count: Pair | None) -> Tensor:
-    """ln of the first over the second, both given as logarithms; of their means with counts."""
-    before, after = pair
-    if count is None:
-        return before - after
-    known = (count[0] > -math.inf) & (count[1] > -math.inf)
-    return torch.where(known, before - after - count[0] + count[1], 0.0)
+def _parts(image: Tensor) -> Iterator[slice]:
+    """Chips to work on at once: as many as a CPU's cache holds with what is made of them."""
+    pixels = image.shape[-2] * image.shape[-1]
+    step = max(CACHED // pixels, 1) if image.device.type == "cpu" else max(len(image), 1)
+    return (slice(start, start + step) for start in range(0, len(image), step))
+
+
+def _log_ratios(
+    image: Tensor,
+    radii: Sequence[int],
+    eps: float,
+    window: Window,
+    shared_centre: bool,
+    valid: Tensor | None,
+) -> Iterator[Pair]:
+    """G_x and G_y of each radius, (batch, 1, height, width) each, fresh memory."""
+    reach = max(radii)
+
+    def padded(values: Tensor) -> Tensor:
+        # Reflecting by the largest radius serves all: a smaller margin is a part of it.
+        return F.pad(values.float(), (reach,) * 4, mode="reflect")
+
+    halves = _areal_halves if window == "areal" else _gaussian_halves
+    x = padded(image) + eps
+    if valid is None:
+        ratios = ((before / after).log_() for before, after in halves(x, radii, shared_centre))
+    else:
+        real = padded(valid)
+        pairs = halves(x * real, radii, shared_centre), halves(real, radii, shared_centre)
+        ratios = (_ratio_of_means(*both).log_() for both in zip(*pairs, strict=True))
+    return zip(ratios, ratios, strict=True)
+
+
+def _ratio_of_means(sums: Pair, counts: Pair) -> Tensor:
+    """First over second; 1 where a half is all padding."""
+    known = (counts[0] > 0) & (counts[1] > 0)
+    return torch.where(known, sums[0] * counts[1] / (sums[1] * counts[0]), 1.0)
 
 
 def _areal_halves(x: Tensor, radii: Sequence[int], shared_centre: bool) -> Iterator[Pair]:
-    """Logarithms of the sums over both halves of each window, along x and then y.
+    """Sums over both halves of each window, along x and then y, radius by radius.
 
     From one integral image, in float64: box sums are differences of numbers up to the number of
     pixels, of which float32 would keep three digits.
@@ -130,9 +158,9 @@ def _areal_halves(x: Tensor, radii: Sequence[int], shared_centre: bool) -> Itera
         for axis, other, size, across in ((-1, -2, width, height), (-2, -1, height, width)):
             rows = table.narrow(other, first + full, across) - table.narrow(other, first, across)
             rows = rows.narrow(axis, first, size + full)
-            # Both halves are the same sum at two places, so one pass and logarithm serve both.
+            # Both halves are the same sum at two places, so one pass serves both.
             long = size + full - half
-            run = (rows.narrow(axis, half, long) - rows.narrow(axis, 0, long)).float().log_()
+            run = (rows.narrow(axis, half, long) - rows.narrow(axis, 0, long)).float()
             yield run.narrow(axis, 0, size), run.narrow(axis, radius + gap, size)
 
 
@@ -149,7 +177,7 @@ def _gaussian_halves(x: Tensor, radii: Sequence[int], shared_centre: bool) -> It
             size = rows.shape[axis] - 2 * radius
             before = weighted_sum(rows, weight[:radius], axis).narrow(axis, 0, size)
             after = weighted_sum(rows, weight[radius + 1 :], axis)
-            yield before.log(), after.narrow(axis, radius + 1, size).log()
+            yield before, after.narrow(axis, radius + 1, size)
 
 
 def gaussian_weights(radius: int) -> list[float]:
