@@ -15,11 +15,11 @@ from jepa_modalities.adapters.ecg.config import (
     ECGEncoder,
     ECGEvaluate,
     ECGMask,
+    ECGPredictor,
 )
 from jepa_modalities.adapters.ecg.preprocess import PreprocessConfig
 from jepa_modalities.config import (
     LossConfig,
-    PredictorConfig,
     RegulariserConfig,
     TargetConfig,
     TrainConfig,
@@ -40,7 +40,7 @@ def _small(steps: int, **changes: object) -> ECGConfig:
         preprocess=PreprocessConfig(fs=100.0),
         augment=_CHANGES,
         encoder=ECGEncoder(dim=128, depth=4, heads=4, position_scale=0.15),
-        predictor=PredictorConfig(width=64, depth=2, heads=4),
+        predictor=ECGPredictor(width=64, depth=2, heads=4),
         mask=ECGMask(kind="blocks", keep=(0.4, 0.4), min_block=0.5),
         target=_KERNELS,
         loss=LossConfig(prediction="mse"),
@@ -152,7 +152,7 @@ def _paper(size: str) -> ECGConfig:
             rescale_by="depth",
             bias=False,
         ),
-        predictor=PredictorConfig(width=narrow, depth=depth, heads=heads, sees_prefix=False),
+        predictor=ECGPredictor(width=narrow, depth=depth, heads=heads, sees_prefix=False),
         mask=ECGMask(kind="interval", keep=(0.15, 0.25), min_block=0.5),
         target=TargetConfig(kind="ema", layer_norm=False),
         loss=LossConfig(prediction="l1"),

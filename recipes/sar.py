@@ -200,7 +200,7 @@ def sar() -> SarConfig:
     return replace(
         config,
         data=SarData(),
-        train=replace(config.train, steps=2000, threads=None, warmup_steps=100, ema=(0.99, 0.999)),
+        train=replace(config.train, steps=2000, threads=None, ema=(0.99, 0.999)),
         evaluate=SarEvaluateConfig(shots=(10,)),
     )
 

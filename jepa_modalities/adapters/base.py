@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,8 +50,10 @@ class Modality(Protocol):
     """What loading and using an encoder needs to know: no data, no training.
 
     A modality may also define `encoder(config, geometry, embed) -> nn.Module | None`, its own
-    encoder, and `masker(config, geometry) -> Masker | None`, its own masker for this mask kind;
-    None where the common one is meant.
+    encoder, `masker(config, geometry) -> Masker | None`, its own masker for this mask kind, and
+    `predictor(config, geometry) -> Callable[..., Predictor] | None`, what is called in place of
+    `Predictor`; None where the common one is meant. `remarks(config, samples) -> list[str]` says
+    what in a user's data, as `read` returned them, the features suffer from.
     """
 
     Config: type[Any]
@@ -207,13 +209,18 @@ def build_masker(config: RunConfig, geometry: Geometry) -> Masker | None:
 
 
 def build_predictor(config: RunConfig, geometry: Geometry, target_dim: int) -> Predictor:
-    """The predictor of a run, freshly drawn from torch's global generator."""
+    """The predictor of a run, freshly drawn from torch's global generator.
+
+    Raises:
+        ValueError: choices that exclude each other.
+    """
+    kind: Callable[..., Predictor] = _own(config, "predictor", geometry) or Predictor
     choice, encoder = config.predictor, config.encoder
     position = None
     if choice.position == "learned":
         std = 0.02 * choice.position_scale
         position = LearnedPosition(geometry.num_tokens, choice.width, std)
-    return Predictor(
+    return kind(
         encoder.dim,
         choice.width,
         choice.depth,

@@ -147,9 +147,11 @@ def _embed(args: list[str]) -> int:
         parts = (encoder.embed(part, own.pooling) for part in frame_parts(own.input, PART))
         rows, width = stream_features(out, parts)
     else:
-        features = encoder.embed(own.input, own.pooling)
-        write_features(out, features)
+        features, remarks = encoder.embed_with_remarks(own.input, own.pooling)
+        write_features(out, features, remarks)
         rows, width = features.shape
+        for remark in remarks:
+            print(f"note: {own.input}: {remark}", file=sys.stderr)
     print(f"{rows} samples x {width} features: {out}")
     return 0
 

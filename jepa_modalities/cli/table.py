@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,14 +74,19 @@ def run_table(folder: Path) -> Table:
     return table
 
 
-def write_features(path: Path, features: NDArray[np.float32]) -> None:
+def write_features(path: Path, features: NDArray[np.float32], remarks: Sequence[str] = ()) -> None:
     """Write features atomically as .npy, or as Parquet with one column per feature.
+
+    Args:
+        path: of the file.
+        features: (rows, width).
+        remarks: on the data; Parquet keeps them, see `stream_features`. .npy has no place for them.
 
     Raises:
         ValueError: Parquet without pyarrow.
     """
     if path.suffix != ".npy":
-        stream_features(path, iter([features]))
+        stream_features(path, iter([features]), remarks)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -92,7 +97,9 @@ def write_features(path: Path, features: NDArray[np.float32]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def stream_features(path: Path, parts: Iterator[NDArray[np.float32]]) -> tuple[int, int]:
+def stream_features(
+    path: Path, parts: Iterator[NDArray[np.float32]], remarks: Sequence[str] = ()
+) -> tuple[int, int]:
     """Write features as Parquet, one column per feature, one row group per part; atomically.
 
     Only one part is in memory at a time.
@@ -100,6 +107,7 @@ def stream_features(path: Path, parts: Iterator[NDArray[np.float32]]) -> tuple[i
     Args:
         path: of the file.
         parts: (rows, width) each, all of one width.
+        remarks: on the data, kept as a JSON list under `remarks` in the schema's metadata.
 
     Returns:
         Rows and width.
@@ -120,7 +128,8 @@ def stream_features(path: Path, parts: Iterator[NDArray[np.float32]]) -> tuple[i
             names = [f"feature_{number}" for number in range(width)]
             table = arrow.table(list(part.T), names=names)
             if writer is None:
-                writer = parquet.ParquetWriter(temporary, table.schema)
+                about = {"remarks": json.dumps(list(remarks))}
+                writer = parquet.ParquetWriter(temporary, table.schema.with_metadata(about))
             writer.write_table(table)
         if writer is None:
             raise ValueError(f"nothing to write to {path}: the input holds no rows")

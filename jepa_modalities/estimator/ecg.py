@@ -17,7 +17,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from jepa_modalities.adapters.ecg.adapter import ECGAdapter
 from jepa_modalities.adapters.ecg.model import conformed
-from jepa_modalities.adapters.ecg.preprocess import missing_leads
 from jepa_modalities.api import recipe
 from jepa_modalities.config import changed
 from jepa_modalities.data.ecg.file import memory_records
@@ -180,15 +179,12 @@ class ECGJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         names = self.leads if leads is None else leads
         signals = X if isinstance(X, list) else self._checked(X, names)
         config = self.encoder_.config
-        if missing := missing_leads(names, config.preprocess):
-            warnings.warn(
-                f"the recordings lack the leads {', '.join(missing)}; they are masked, and "
-                f"features are less reliable than with all {len(config.preprocess.leads)} leads",
-                stacklevel=2,
-            )
         rate = self.fs if fs is None else fs
         raw = conformed(config, signals, rate, names, self.unit if unit is None else unit)
-        return self.encoder_.embed(raw)
+        features, remarks = self.encoder_.embed_with_remarks(raw)
+        for remark in remarks:
+            warnings.warn(remark, stacklevel=2)
+        return features
 
     def _checked(self, X: Any, leads: Sequence[str]) -> NDArray[np.float32]:
         signals = np.asarray(X, np.float32)
@@ -207,7 +203,7 @@ class ECGJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         blank = np.zeros((1, 1, round(self.crop * self.rate)), np.float32)
         config = self.encoder_.config
         raw = conformed(config, blank, self.rate, config.preprocess.leads[:1])
-        width = self.encoder_.embed(raw).shape[1]
+        width = self.encoder_.embed_with_remarks(raw)[0].shape[1]
         return np.array([f"ecgjepa{number}" for number in range(width)], dtype=object)
 
     def save(self, path: str | Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -56,7 +57,7 @@ class PretrainedEncoder(nn.Module):
     def embed(
         self, raw: Any, pooling: str | None = None, batch_size: int = 256
     ) -> NDArray[np.float32]:
-        """Features of a user's own data.
+        """Features of a user's own data; warns where the data lack what the encoder knows.
 
         Args:
             raw: a path, an array or a tensor, as the modality's `read` takes it.
@@ -66,10 +67,25 @@ class PretrainedEncoder(nn.Module):
         Returns:
             (samples, width), float32.
         """
+        features, remarks = self.embed_with_remarks(raw, pooling, batch_size)
+        for remark in remarks:
+            warnings.warn(remark, stacklevel=2)
+        return features
+
+    def embed_with_remarks(
+        self, raw: Any, pooling: str | None = None, batch_size: int = 256
+    ) -> tuple[NDArray[np.float32], list[str]]:
+        """`embed`, and what it would warn of (ECG: leads that are missing) instead of the warning.
+
+        Returns:
+            Features, (samples, width), float32; and sentences, none where all is well.
+        """
         name = pooling or self.config.evaluate.pooling
-        samples = modalities[self.config.modality].read(self.config, raw)
+        modality = modalities[self.config.modality]
+        samples = modality.read(self.config, raw)
         features = extract(self.encoder, self.tokenizer, samples, [name], batch_size)
-        return features[name]
+        remarks = modality.remarks(self.config, samples) if hasattr(modality, "remarks") else []
+        return features[name], remarks
 
 
 def write_tensors(

@@ -13,12 +13,18 @@ import torch
 from jepa_modalities.adapters.base import build_masker
 from jepa_modalities.adapters.ecg.adapter import ECGAdapter
 from jepa_modalities.adapters.ecg.augment import changed_leads, starts
-from jepa_modalities.adapters.ecg.config import ECGAugment, ECGConfig, ECGData, ECGEncoder
+from jepa_modalities.adapters.ecg.config import (
+    ECGAugment,
+    ECGConfig,
+    ECGData,
+    ECGEncoder,
+    ECGPredictor,
+)
 from jepa_modalities.adapters.ecg.preprocess import PreprocessConfig
 from jepa_modalities.adapters.ecg.source import split_folds
 from jepa_modalities.adapters.ecg.target import Table
 from jepa_modalities.adapters.ecg.task import PTBXL_TASKS, statements, task_labels
-from jepa_modalities.config import PredictorConfig, RegulariserConfig, changed
+from jepa_modalities.config import RegulariserConfig, changed
 from jepa_modalities.core.batch import Batch
 from jepa_modalities.core.draw import Draw, Schedule
 from jepa_modalities.core.masking import Masks
@@ -33,7 +39,7 @@ BASE = ECGConfig(
     data=ECGData(path="synthetic", crop=4.0, patch=0.2),
     preprocess=PreprocessConfig(leads=LEADS, fs=50.0),
     encoder=ECGEncoder(dim=16, depth=2, heads=2),
-    predictor=PredictorConfig(width=16, depth=1),
+    predictor=ECGPredictor(width=16, depth=1),
 )
 BASE = changed(BASE, {"evaluate.task": "labels"})
 KERNELS = {"target.kind": "kernels", "target.centroids": 24, "target.dim": 8}
@@ -80,6 +86,18 @@ CONFIGS: dict[str, ECGConfig] = {
     "tokens per lead": changed(BASE, {"data.tokens": "lead"}),
     "cross pattern": changed(
         BASE, {"data.tokens": "lead", "encoder.cross_pattern": True, "encoder.num_prefix": 1}
+    ),
+    "Kim": changed(
+        BASE,
+        {
+            "data.tokens": "lead",
+            "encoder.cross_pattern": True,
+            "predictor.by_lead": True,
+            "mask.kind": "blocks",
+            "mask.keep": (0.3, 0.4),
+            "mask.min_block": 0.2,
+            "loss.prediction": "smooth_l1",
+        },
     ),
     "dilated": changed(BASE, {"encoder.mixer": "dilated"}),
     "s4": changed(BASE, {"encoder.mixer": "s4"}),

@@ -13,10 +13,10 @@ from sklearn.metrics import roc_auc_score
 
 from jepa_modalities.adapters.ecg import beat, evaluator, holter, picture, rhythm, trace
 from jepa_modalities.adapters.ecg.adapter import ECGAdapter
-from jepa_modalities.adapters.ecg.config import ECGConfig, ECGData, ECGEncoder
+from jepa_modalities.adapters.ecg.config import ECGConfig, ECGData, ECGEncoder, ECGPredictor
 from jepa_modalities.adapters.ecg.preprocess import PreprocessConfig
 from jepa_modalities.adapters.ecg.task import task_labels
-from jepa_modalities.config import PredictorConfig, changed
+from jepa_modalities.config import changed
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.data.ecg.file import memory_records
 from jepa_modalities.data.ecg.records import Annotations, ECGRecords
@@ -30,7 +30,7 @@ BASE = changed(
         data=ECGData(path="synthetic", crop=4.0, patch=0.2),
         preprocess=PreprocessConfig(leads=("I", "II", "V1"), fs=50.0),
         encoder=ECGEncoder(dim=16, depth=2, heads=2),
-        predictor=PredictorConfig(width=16, depth=1),
+        predictor=ECGPredictor(width=16, depth=1),
     ),
     {
         "evaluate.task": "labels",

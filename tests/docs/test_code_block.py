@@ -16,6 +16,7 @@ from PIL import Image
 
 import jepa_modalities as jm
 from jepa_modalities import api
+from jepa_modalities.adapters.ecg.adapter import ECGAdapter
 from jepa_modalities.adapters.image.adapter import ImageAdapter
 from jepa_modalities.cli.main import main
 from jepa_modalities.config import changed
@@ -45,6 +46,7 @@ SMALL: dict[str, Any] = {
 }
 # Modalities with other probes.
 SMALL_OF: dict[str, dict[str, Any]] = {
+    "ecg": {"data.records": 60, "evaluate.kernels": 84, "target.dim": 8},
     "sar": {"evaluate.probes": ("ridge",), "evaluate.svm": False, "evaluate.looks": ()},
 }
 
@@ -187,7 +189,14 @@ def small_pretrain(recipe: Any, *args: Any, **options: Any) -> api.Run:
 
 
 def small_estimators(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table estimators with two steps and narrow tokens, whatever the block asks for."""
+    """The estimators with two steps and narrow tokens, whatever the block asks for."""
+    ecg, kernels = jm.ECGJEPA, {"target.centroids": 24, "target.dim": 4}
+
+    def made_ecg(*args: Any, steps: int = 3000, **own: Any) -> Any:
+        small = {"dim": 8, "heads": 1, "depth": 1, "batch_size": 8, "settings": kernels}
+        return ecg(*args, steps=min(steps, 2), **{**own, **small})
+
+    monkeypatch.setattr(jm, "ECGJEPA", made_ecg, raising=False)
     for name in ("TabularJEPA", "TabularJEPAClassifier", "TabularJEPARegressor"):
         kind = getattr(jm, name)
 
@@ -213,7 +222,8 @@ def test_blocks_run(page: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(jm, "pretrain", small_pretrain, raising=False)
     small_estimators(monkeypatch)
     # Drawing costs more than such a small run; the report's own tests look at the pictures.
-    monkeypatch.setattr(ImageAdapter, "pictures", lambda self, encoders: {})
+    for adapter in (ImageAdapter, ECGAdapter):
+        monkeypatch.setattr(adapter, "pictures", lambda self, encoders: {})
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
         if block.executed:

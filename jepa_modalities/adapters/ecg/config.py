@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jepa_modalities.adapters.ecg.preprocess import PreprocessConfig
-from jepa_modalities.config import EncoderConfig, EvaluateConfig, MaskConfig, RunConfig
+from jepa_modalities.config import (
+    EncoderConfig,
+    EvaluateConfig,
+    MaskConfig,
+    PredictorConfig,
+    RunConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,14 @@ class ECGEncoder(EncoderConfig):
 
 
 @dataclass(frozen=True)
+class ECGPredictor(PredictorConfig):
+    """The predictor."""
+
+    by_lead: bool = False
+    """lead tokens: each lead's hidden times from the latents of its own visible ones (Kim)"""
+
+
+@dataclass(frozen=True)
 class ECGEvaluate(EvaluateConfig):
     """The probes after pretraining."""
 
@@ -138,6 +152,7 @@ class ECGConfig(RunConfig):
     data: ECGData = field(default_factory=ECGData)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     encoder: ECGEncoder = field(default_factory=ECGEncoder)
+    predictor: ECGPredictor = field(default_factory=ECGPredictor)
     mask: ECGMask = field(default_factory=ECGMask)
     evaluate: ECGEvaluate = field(default_factory=ECGEvaluate)
     augment: ECGAugment = field(default_factory=ECGAugment)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from jepa_modalities.adapters.ecg.encoder import (
     StateSpace,
 )
 from jepa_modalities.adapters.ecg.masker import BlockTimeMasker, IntervalMasker
+from jepa_modalities.adapters.ecg.predictor import LeadPredictor
 from jepa_modalities.adapters.ecg.preprocess import ECGPreprocess, conform, crops, num_samples
 from jepa_modalities.adapters.ecg.tokenizer import ECGTokenizer
 from jepa_modalities.core.masking import Masker
 from jepa_modalities.core.positions import LearnedPosition, NoPosition, SinCosPosition
+from jepa_modalities.core.predictor import Predictor
 from jepa_modalities.core.registry import modalities
 from jepa_modalities.data.ecg.file import open_records
 
@@ -170,6 +173,44 @@ class ECGModality:
             block = max(round(mask.min_block / config.data.patch), 1)
             return BlockTimeMasker(time, block, mask.keep, channels, mask.target_share)
         return None
+
+    @staticmethod
+    def predictor(config: ECGConfig, shape: Geometry) -> Callable[..., Predictor] | None:
+        """The predictor of one lead at a time; None for the common one.
+
+        Raises:
+            ValueError: no tokens per lead, or masks that leave leads unequally many.
+        """
+        if not config.predictor.by_lead:
+            return None
+        if not by_lead(config) or config.mask.kind not in ("interval", "blocks"):
+            raise ValueError(
+                f"predictor.by_lead needs data.tokens = 'lead' and masks that all leads share, "
+                f"mask.kind = 'interval' or 'blocks'; found {config.data.tokens!r} and "
+                f"{config.mask.kind!r}"
+            )
+        return partial(LeadPredictor, leads=shape.grid[0])
+
+    @staticmethod
+    def remarks(config: ECGConfig, samples: Tensor) -> list[str]:
+        """Which of the encoder's leads are missing in how many recordings.
+
+        Args:
+            config: of the encoder.
+            samples: from `read`.
+        """
+        absent = samples.isnan().all(2)  # (records, leads)
+        counts = absent.sum(0).tolist()
+        lacking = {n: c for n, c in zip(config.preprocess.leads, counts, strict=True) if c}
+        if not lacking:
+            return []
+        few, many = int(absent.any(1).sum()), len(absent)
+        named = ", ".join(n if c == many else f"{n} ({c:,})" for n, c in lacking.items())
+        which = "the recordings" if few == many else f"{few:,} of {many:,} recordings"
+        return [
+            f"{which} lack the leads {named}; they are masked, and features are less reliable than "
+            f"with all {len(config.preprocess.leads)} leads"
+        ]
 
     @staticmethod
     def read(config: ECGConfig, raw: Any) -> Tensor:
