@@ -50,7 +50,8 @@ class Modality(Protocol):
 
     A modality may also define `encoder(config, geometry, embed) -> nn.Module | None`, its own
     encoder, and `masker(config, geometry) -> Masker | None`, its own masker for this mask kind;
-    None where the common one is meant.
+    None where the common one is meant. With `outline(config) -> Outline` its runs can be estimated
+    before any data are there (`jm estimate`).
     """
 
     Config: type[Any]
@@ -72,7 +73,19 @@ class Modality(Protocol):
         """A user's data as the tokenizer takes it."""
 
 
-class Adapter(Protocol):
+class Parts(Protocol):
+    """What `build_jepa` asks for: an adapter has it, and an outline without data."""
+
+    geometry: Geometry
+
+    def embedding(self) -> nn.Module:
+        """The first learned layer: raw tokens -> width."""
+
+    def target(self) -> tuple[nn.Module, int] | None:
+        """The fixed target's function and width, or None for EMA latents alone."""
+
+
+class Adapter(Parts, Protocol):
     """One modality: how raw samples become tokens, batches, targets and scores.
 
     The constructor opens and checks the data and fits what needs no gradient (a dictionary), so
@@ -84,17 +97,10 @@ class Adapter(Protocol):
     """
 
     config: Any
-    geometry: Geometry
     tokenizer: nn.Module
 
     def __len__(self) -> int:
         """Training samples."""
-
-    def embedding(self) -> nn.Module:
-        """The first learned layer: raw tokens -> width."""
-
-    def target(self) -> tuple[nn.Module, int] | None:
-        """The fixed target's function and width, or None for EMA latents alone."""
 
     def feed(
         self, plan: Plan, masker: Masker | None, device: torch.device
@@ -245,7 +251,7 @@ def build_target(
     return HandOver(first, latent, *choice.handover, choice.rest)
 
 
-def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x) -> JEPA:
+def build_jepa(config: RunConfig, adapter: Parts, gather: Gather = lambda x: x) -> JEPA:
     """The method that a run's choices describe, freshly drawn from (train.seed).
 
     Raises:
