@@ -36,6 +36,11 @@ def merge(config: C, flags: Sequence[str], program: str) -> C:
     )
 
 
+def given(flag: str, args: Sequence[str]) -> bool:
+    """Whether a flag is among the arguments."""
+    return any(arg == flag or arg.startswith(flag + "=") for arg in args)
+
+
 def lines(config: Any) -> list[str]:
     """One "name = value" line per setting."""
     found: list[str] = []

@@ -46,7 +46,7 @@ def _recipes(args: list[str]) -> int:
 @command("pretrain", "pretrain, probe beside controls, write the run folder")
 def _pretrain(args: list[str]) -> int:
     from jepa_modalities import api
-    from jepa_modalities.cli.config import merge, own_flags
+    from jepa_modalities.cli.config import given, merge, own_flags
     from jepa_modalities.config import changed
 
     parser = argparse.ArgumentParser(prog="jm pretrain", add_help=False, allow_abbrev=False)
@@ -64,7 +64,7 @@ def _pretrain(args: list[str]) -> int:
         raise ValueError("--resume needs --out DIR: the run folder that goes on")
     if resuming:
         config = api.begun(Path(own.out), config)
-    if _given("--train.epochs", rest) and not _given("--train.steps", rest):
+    if given("--train.epochs", rest) and not given("--train.steps", rest):
         config = changed(config, {"train.steps": None})  # epochs count where steps did
     if {"-h", "--help"} & set(rest):
         print(parser.format_help())
@@ -81,10 +81,6 @@ def _pretrain(args: list[str]) -> int:
     return 0
 
 
-def _given(flag: str, args: list[str]) -> bool:
-    return any(arg == flag or arg.startswith(flag + "=") for arg in args)
-
-
 def _finish(path: Path) -> None:
     """The result table, the report and the run folder: the last line is `run: DIR`."""
     if int(os.environ.get("RANK", "0")) != 0:
@@ -98,6 +94,13 @@ def _finish(path: Path) -> None:
             console.print(table)
         console.print(f"report: {path / 'report.html'}", soft_wrap=True)
     console.print(f"run: {path}", soft_wrap=True, highlight=False)
+
+
+@command("estimate", "what a run would cost, before it is started")
+def _estimate(args: list[str]) -> int:
+    from jepa_modalities.cli.estimate import run
+
+    return run(args)
 
 
 @command("evaluate", "probe a run's encoder again")
