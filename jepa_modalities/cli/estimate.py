@@ -172,8 +172,8 @@ def show(console: Console, report: dict[str, Any], work: Work, found: Sequence[E
         console.print("*: starting the operations takes longer than their arithmetic")
     if not all(e.fits for e in found):
         console.print(
-            "!: does not fit: take more devices, raise --train.accumulate (not with a regulariser), "
-            "or (for the weights) --train.strategy fsdp"
+            "!: does not fit: take more devices, raise --train.accumulate (not with a "
+            "regulariser), or (for the weights) --train.strategy fsdp"
         )
     for note in report["notes"]:
         console.print(f"note: {note}")
