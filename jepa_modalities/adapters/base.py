@@ -54,6 +54,8 @@ class Modality(Protocol):
     `predictor(config, geometry) -> Callable[..., Predictor] | None`, what is called in place of
     `Predictor`; None where the common one is meant. `remarks(config, samples) -> list[str]` says
     what in a user's data, as `read` returned them, the features suffer from.
+    With `outline(config) -> Outline` its runs can be estimated before any data are there (`jm
+    estimate`).
     """
 
     Config: type[Any]
@@ -75,7 +77,19 @@ class Modality(Protocol):
         """A user's data as the tokenizer takes it."""
 
 
-class Adapter(Protocol):
+class Parts(Protocol):
+    """What `build_jepa` asks for: an adapter has it, and an outline without data."""
+
+    geometry: Geometry
+
+    def embedding(self) -> nn.Module:
+        """The first learned layer: raw tokens -> width."""
+
+    def target(self) -> tuple[nn.Module, int] | None:
+        """The fixed target's function and width, or None for EMA latents alone."""
+
+
+class Adapter(Parts, Protocol):
     """One modality: how raw samples become tokens, batches, targets and scores.
 
     The constructor opens and checks the data and fits what needs no gradient (a dictionary), so
@@ -87,17 +101,10 @@ class Adapter(Protocol):
     """
 
     config: Any
-    geometry: Geometry
     tokenizer: nn.Module
 
     def __len__(self) -> int:
         """Training samples."""
-
-    def embedding(self) -> nn.Module:
-        """The first learned layer: raw tokens -> width."""
-
-    def target(self) -> tuple[nn.Module, int] | None:
-        """The fixed target's function and width, or None for EMA latents alone."""
 
     def feed(
         self, plan: Plan, masker: Masker | None, device: torch.device
@@ -271,7 +278,7 @@ def _check_accumulate(config: RunConfig) -> None:
     )
 
 
-def build_jepa(config: RunConfig, adapter: Adapter, gather: Gather = lambda x: x) -> JEPA:
+def build_jepa(config: RunConfig, adapter: Parts, gather: Gather = lambda x: x) -> JEPA:
     """The method that a run's choices describe, freshly drawn from (train.seed).
 
     Raises:

@@ -93,6 +93,13 @@ def _finish(path: Path) -> None:
     console.print(f"run: {path}", soft_wrap=True, highlight=False)
 
 
+@command("estimate", "what a run would cost, before it is started")
+def _estimate(args: list[str]) -> int:
+    from jepa_modalities.cli.estimate import run
+
+    return run(args)
+
+
 @command("evaluate", "probe a run's encoder again")
 def _evaluate(args: list[str]) -> int:
     import json

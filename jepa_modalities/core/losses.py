@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_modalities.core.draw import seeded
+from jepa_modalities.core.precision import full_precision
 
 if TYPE_CHECKING:
     from jepa_modalities.core.batch import Batch
@@ -239,7 +240,7 @@ class Regulariser(nn.Module):
         self.step = 0
 
     def forward(self, output: JEPAOutput, batch: Batch, gather: Gather) -> Tensor:
-        with torch.autocast(batch.context.values.device.type, enabled=False):
+        with full_precision(batch.context.values.device.type):
             vectors = gather(pooled(output, self.source).float())
             if len(vectors) < 2:
                 raise ValueError(f"{self.kind} needs at least 2 samples in a batch, found 1")

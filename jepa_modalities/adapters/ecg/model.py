@@ -24,6 +24,7 @@ from jepa_modalities.adapters.ecg.masker import BlockTimeMasker, IntervalMasker
 from jepa_modalities.adapters.ecg.predictor import LeadPredictor
 from jepa_modalities.adapters.ecg.preprocess import ECGPreprocess, conform, crops, num_samples
 from jepa_modalities.adapters.ecg.tokenizer import ECGTokenizer
+from jepa_modalities.adapters.outline import Outline
 from jepa_modalities.core.masking import Masker
 from jepa_modalities.core.positions import LearnedPosition, NoPosition, SinCosPosition
 from jepa_modalities.core.predictor import Predictor
@@ -100,6 +101,13 @@ class ECGModality:
             raise ValueError("encoder.stem = 'conv' needs data.tokens = 'joint'")
         leads = len(config.preprocess.leads)
         return ConvStem(leads, shape.features // leads, dim)
+
+    @staticmethod
+    def outline(config: ECGConfig) -> Outline:
+        """Networks and batch of a run, for estimates."""
+        from jepa_modalities.adapters.ecg.outline import outline
+
+        return outline(config)
 
     @staticmethod
     def tokenizer(config: ECGConfig) -> nn.Module:

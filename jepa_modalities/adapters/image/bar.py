@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from jepa_modalities.adapters.whitening import whitening
+from jepa_modalities.core.precision import full_precision
 
 VARIANCE_FLOOR = 10.0  # added to a patch's variance on the 0..255 scale (section 3.2.1)
 EIGENVALUE_FLOOR = 0.1  # added to the eigenvalues in ZCA whitening (section 3.2.1)
@@ -108,7 +109,7 @@ class PatchDictionary(nn.Module):
         Returns:
             (batch, K, height - patch + 1, width - patch + 1), float32.
         """
-        with torch.autocast(images.device.type, enabled=False):  # distances need full precision
+        with full_precision(images.device.type):  # distances need full precision
             return self._activations(images.float() - 127.5)
 
     def _activations(self, x: Tensor) -> Tensor:
@@ -265,7 +266,7 @@ class TokenTargets(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """0..255 images (batch, channels, height, width) -> (batch, tokens, dim), unit variance."""
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device.type):
             result: Tensor = (self.raw(images) - self.mean) @ self.projection
         return result
 

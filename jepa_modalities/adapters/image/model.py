@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from jepa_modalities.adapters.base import Geometry
 from jepa_modalities.adapters.image.config import ImageConfig
 from jepa_modalities.adapters.image.tokenizer import ConvStem, ImageTokenizer
+from jepa_modalities.adapters.outline import Outline
 from jepa_modalities.core.registry import modalities
 from jepa_modalities.data.image import open_images
 from jepa_modalities.data.loader import decode_resized
@@ -63,6 +64,13 @@ class ImageModality:
     def embedding(config: ImageConfig) -> nn.Module:
         """The first learned layer."""
         return embedding(config)
+
+    @staticmethod
+    def outline(config: ImageConfig) -> Outline:
+        """Networks and batch of a run, for estimates."""
+        from jepa_modalities.adapters.image.outline import outline
+
+        return outline(config)
 
     @staticmethod
     def tokenizer(config: ImageConfig) -> nn.Module:

@@ -76,6 +76,29 @@ def fit_dictionaries(config: ImageConfig, source: ImageSource, folder: Path | No
     return targets
 
 
+def blank_target(config: ImageConfig) -> nn.Module:
+    """The function that `target.kind` names; a dictionary is not fitted yet.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    choice, data = config.target, config.data
+    grid = (data.size[0] // data.patch, data.size[1] // data.patch)
+    if choice.kind == "dictionary":
+        dictionaries = [
+            PatchDictionary(choice.centroids, patch, data.channels) for patch in choice.patches
+        ]
+        return TokenTargets(dictionaries, grid, choice.dim)
+    if choice.kind == "hog":
+        return HogTarget(grid)
+    if choice.kind == "pixels":
+        return PixelTarget(data.patch)
+    raise ValueError(
+        f"target.kind = {choice.kind!r} is not known for images; choose 'ema', 'dictionary', "
+        f"'hog' or 'pixels'"
+    )
+
+
 def fixed_target(
     config: ImageConfig, source: ImageSource, cache: bool, folder: Path | None
 ) -> tuple[nn.Module, int]:
@@ -84,20 +107,11 @@ def fixed_target(
     Raises:
         ValueError: unknown kind, or a table of images that are not in memory.
     """
-    data = config.data
-    grid = (data.size[0] // data.patch, data.size[1] // data.patch)
     function: nn.Module
     if config.target.kind == "dictionary":
         function = fit_dictionaries(config, source, folder)
-    elif config.target.kind == "hog":
-        function = HogTarget(grid)
-    elif config.target.kind == "pixels":
-        function = PixelTarget(data.patch)
     else:
-        raise ValueError(
-            f"target.kind = {config.target.kind!r} is not known for images; choose 'ema', "
-            f"'dictionary', 'hog' or 'pixels'"
-        )
+        function = blank_target(config)
     if cache and source.images is not None:
         images = source.images
         chunks = [

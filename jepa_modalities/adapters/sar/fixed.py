@@ -59,15 +59,18 @@ class HogTarget(nn.Module):
         return F.normalize(patchify(cells, 2), dim=-1, eps=1e-6)
 
 
-def fixed_target(config: SarConfig, source: SarSource) -> tuple[nn.Module, int]:
-    """The function that `target.kind` names, and its width.
+def blank_target(config: SarConfig, padded: bool = False) -> nn.Module:
+    """The function that `target.kind` names; scales of gradients are not fitted yet.
+
+    Args:
+        config: of the run.
+        padded: whether chips may have padding (negative pixels).
 
     Raises:
         ValueError: unknown kind, or radii that the chips are too small for.
     """
     choice, data = config.target, config.data
     kind = choice.kind.removesuffix("+ema")
-    function: nn.Module
     if kind in ("gradient", "gradient_gaussian"):
         if max(choice.radii) >= min(data.size):
             raise ValueError(
@@ -75,21 +78,28 @@ def fixed_target(config: SarConfig, source: SarSource) -> tuple[nn.Module, int]:
                 f"border is reflected by the largest radius, which must be smaller than the chip"
             )
         window: Window = "gaussian" if kind == "gradient_gaussian" else "areal"
-        gradient = GradientTarget(
-            data.patch, choice.radii, choice.eps, window, choice.shared_centre, source.padded
+        return GradientTarget(
+            data.patch, choice.radii, choice.eps, window, choice.shared_centre, padded
         )
-        if choice.normalise == "scale":
-            gradient.fit(centre(source.sample(500), data.size))
-        function = gradient
-    elif kind in ("pixels", "lowpass"):
+    if kind in ("pixels", "lowpass"):
         sigma = SMOOTHING if kind == "lowpass" else 0.0
-        function = PixelTarget(data.patch, data.transform, sigma)
-    elif kind == "hog":
-        function = HogTarget(data.patch)
-    else:
-        raise ValueError(
-            f"target.kind = {choice.kind!r} is not known for SAR; choose 'gradient', "
-            f"'gradient_gaussian', 'ema', 'gradient+ema', 'pixels', 'lowpass' or 'hog'"
-        )
-    example = function(centre(source.sample(2), data.size))
+        return PixelTarget(data.patch, data.transform, sigma)
+    if kind == "hog":
+        return HogTarget(data.patch)
+    raise ValueError(
+        f"target.kind = {choice.kind!r} is not known for SAR; choose 'gradient', "
+        f"'gradient_gaussian', 'ema', 'gradient+ema', 'pixels', 'lowpass' or 'hog'"
+    )
+
+
+def fixed_target(config: SarConfig, source: SarSource) -> tuple[nn.Module, int]:
+    """The function that `target.kind` names, fitted, and its width.
+
+    Raises:
+        ValueError: unknown kind, or radii that the chips are too small for.
+    """
+    function, size = blank_target(config, source.padded), config.data.size
+    if isinstance(function, GradientTarget) and config.target.normalise == "scale":
+        function.fit(centre(source.sample(500), size))
+    example = function(centre(source.sample(2), size))
     return function, example.shape[-1]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.adapters.base import Geometry
+from jepa_modalities.adapters.outline import Outline
 from jepa_modalities.adapters.sar.config import SarConfig, SarData
 from jepa_modalities.adapters.sar.masker import LocalWindowMasker, RealTokenMasker
 from jepa_modalities.adapters.sar.tokenizer import SarTokenizer, pad_canvas
@@ -82,6 +83,13 @@ class SarModality:
                 (rows, columns), mask.window, mask.num_windows, mask.ratio, mask.shared
             )
         return RealTokenMasker(shape.num_tokens, mask.keep) if mask.kind == "random" else None
+
+    @staticmethod
+    def outline(config: SarConfig) -> Outline:
+        """Networks and batch of a run, for estimates."""
+        from jepa_modalities.adapters.sar.outline import outline
+
+        return outline(config)
 
     @staticmethod
     def tokenizer(config: SarConfig) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,18 +86,9 @@ class TabularAdapter:
 
     def terms(self) -> list[nn.Module]:
         """Detection of replaced values and reconstruction of hidden ones, where switched on."""
-        choice, found = self.config.objective, list[nn.Module]()
-        if choice.detection:
-            features = self.geometry.num_tokens
-            found.append(Detection(self.config.encoder.dim, features, choice.detection))
-        if choice.reconstruction:
-            fixed = self.target() if self.config.loss.weight else None
-            dim = self.config.encoder.dim if fixed is None else fixed[1]
-            if fixed is not None and self.config.target.handover is not None:
-                dim += self.config.encoder.dim
-            levels = self.config.shape.cardinalities
-            found.append(Reconstruction(dim, self.edges, levels, choice.reconstruction))
-        return found
+        wanted = self.config.objective.reconstruction and self.config.loss.weight
+        fixed = self.target() if wanted else None
+        return extra_terms(self.config, self.edges, None if fixed is None else fixed[1])
 
     def feed(
         self, plan: Plan, masker: Masker | None, device: torch.device
@@ -153,6 +144,29 @@ class TabularAdapter:
         from jepa_modalities.adapters.tabular.picture import table_pictures
 
         return table_pictures(self, encoders)
+
+
+def extra_terms(
+    config: TabularConfig, edges: Sequence[Tensor], fixed: int | None
+) -> list[nn.Module]:
+    """Detection and reconstruction, where switched on.
+
+    Args:
+        config: with `shape` filled.
+        edges: of the bins of each numeric feature.
+        fixed: width of the fixed target, or None.
+    """
+    choice, found = config.objective, list[nn.Module]()
+    if choice.detection:
+        features = geometry(config).num_tokens
+        found.append(Detection(config.encoder.dim, features, choice.detection))
+    if choice.reconstruction:
+        dim = config.encoder.dim if fixed is None else fixed
+        if fixed is not None and config.target.handover is not None:
+            dim += config.encoder.dim
+        levels = config.shape.cardinalities
+        found.append(Reconstruction(dim, edges, levels, choice.reconstruction))
+    return found
 
 
 def check(config: TabularConfig) -> None:

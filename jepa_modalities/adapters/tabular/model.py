@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.adapters.base import Geometry
+from jepa_modalities.adapters.outline import Outline
 from jepa_modalities.adapters.tabular.config import TabularConfig
 from jepa_modalities.adapters.tabular.embedding import FeatureEmbedding
 from jepa_modalities.adapters.tabular.masker import FeatureMasker
@@ -54,6 +55,13 @@ class TabularModality:
     def embedding(config: TabularConfig) -> nn.Module:
         """The first learned layer."""
         return embedding(config)
+
+    @staticmethod
+    def outline(config: TabularConfig) -> Outline:
+        """Networks and batch of a run, for estimates."""
+        from jepa_modalities.adapters.tabular.outline import outline
+
+        return outline(config)
 
     @staticmethod
     def tokenizer(config: TabularConfig) -> nn.Module:
