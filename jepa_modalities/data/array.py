@@ -13,7 +13,9 @@ from torch import Tensor
 
 from jepa_modalities.data.decode import Channels
 from jepa_modalities.data.image import ImageSet
+from jepa_modalities.data.refusal import refusing
 
+MOST_CLASSES = 1_000_000  # a label above is a mistake, and its names would fill the memory
 SHAPES = "(images, height, width), or that with channels (1, 3 or 4) last or second"
 
 
@@ -98,7 +100,9 @@ def to_labels(
             f"{path}: labels have shape {labels.shape} for {count:,} images; expected ({count},)"
         )
     if labels.dtype.kind in "SU":
-        names, numbers = np.unique(labels.astype(str), return_inverse=True)
+        with refusing(path, "labels", "write their names as UTF-8"):
+            text = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
+        names, numbers = np.unique(text, return_inverse=True)
         return torch.from_numpy(numbers.astype(np.int64)), tuple(names.tolist())
     numeric = labels.dtype.kind in "iufb"
     whole = labels.astype(np.int64) if numeric else None
@@ -108,6 +112,8 @@ def to_labels(
             f"{labels[0]!r}; leave them out if they are no classes"
         )
     top = int(whole.max()) + 1
+    if top > MOST_CLASSES:
+        raise ValueError(f"{path}: label {top - 1:,} is no class number; number the classes from 0")
     if classes and top > len(classes):
         raise ValueError(f"{path}: label {top - 1} but only {len(classes)} names in 'classes'")
     return torch.from_numpy(whole), classes or tuple(str(number) for number in range(top))
