@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jepa_modalities.data.archive import load_npy, load_npz
 from jepa_modalities.data.decode import Channels
 from jepa_modalities.data.image import ImageSet
 from jepa_modalities.data.refusal import refusing
@@ -25,29 +25,12 @@ def read(path: Path, channels: Channels | None) -> ImageSet:
     Raises:
         ValueError: a damaged file, missing arrays or values that are no images.
     """
-    loaded = _load(path)
     if path.suffix == ".npy":
         beside = path.with_name(f"{path.stem}_labels.npy")
-        return from_array(loaded, _load(beside) if beside.exists() else None, (), path, channels)
-    with loaded:
-        if "images" not in loaded.files:
-            raise ValueError(
-                f"{path} holds {', '.join(loaded.files) or 'nothing'}; expected 'images' and "
-                f"perhaps 'labels'"
-            )
-        key = next((name for name in ("labels", "label") if name in loaded.files), None)
-        labels = None if key is None else loaded[key]
-        return from_array(loaded["images"], labels, (), path, channels)
-
-
-def _load(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read as a NumPy file ({error}); save plain numbers with "
-            f"numpy.save or numpy.savez"
-        ) from error
+        labels = load_npy(beside) if beside.exists() else None
+        return from_array(load_npy(path), labels, (), path, channels)
+    found = load_npz(path, "images", ("labels", "label"))
+    return from_array(found["images"], found.get("labels", found.get("label")), (), path, channels)
 
 
 def from_array(

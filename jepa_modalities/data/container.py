@@ -12,10 +12,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_modalities.data.refusal import refusing
+from jepa_modalities.data.refusal import MOST_PER_BYTE, refusing
 
-# Deflate, the strongest filter of HDF5's own, makes at most 1,032 bytes of one (zlib's notes).
-MOST_PER_BYTE = 1100
 KINDS = {"b": "truth values", "i": "integers", "u": "integers", "f": "real numbers", "S": "text"}
 
 

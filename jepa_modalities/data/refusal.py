@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Deflate makes at most 1,032 bytes of one (zlib's notes): who claims more does not tell the truth.
+MOST_PER_BYTE = 1100
+
 
 @contextmanager
 def refusing(path: Path, kind: str, remedy: str = "copy it again") -> Iterator[None]:

@@ -133,8 +133,8 @@ def _open(path: Path) -> ECGRecords:
             length = int(signals.shape[1])
             if shape[0] != count:
                 raise ValueError(
-                    f"{path}: 'signals' holds {shape[0]:,} recordings, 'record_id' names {count:,}; "
-                    f"make it again"
+                    f"{path}: 'signals' holds {shape[0]:,} recordings, 'record_id' names "
+                    f"{count:,}; make it again"
                 )
             shape = (shape[0] * length, shape[1])
             starts, lengths = np.arange(count) * length, np.full(count, length, np.int64)
