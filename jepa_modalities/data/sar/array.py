@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_modalities.data.archive import load_npy, load_npz
 from jepa_modalities.data.container import Container, open_container
 from jepa_modalities.data.sar.canvas import overlap
 from jepa_modalities.data.sar.decode import to_magnitude
@@ -45,23 +45,11 @@ def read_array(path: Path, options: Options, canvas: Size | None) -> Decoded:
 
 
 def _numpy(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if path.suffix.lower() == ".npy":
-            beside = path.with_name(f"{path.stem}_labels.npy")
-            return loaded, np.load(beside, allow_pickle=False) if beside.exists() else None
-        with loaded:
-            if "chips" not in loaded.files:
-                raise ValueError(
-                    f"it holds {', '.join(loaded.files) or 'nothing'}, expected 'chips' and "
-                    f"perhaps 'labels'"
-                )
-            return loaded["chips"], loaded["labels"] if "labels" in loaded.files else None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read as a NumPy file of chips ({error}); save plain numbers with "
-            f"numpy.save or numpy.savez"
-        ) from error
+    if path.suffix.lower() == ".npy":
+        beside = path.with_name(f"{path.stem}_labels.npy")
+        return load_npy(path), load_npy(beside) if beside.exists() else None
+    found = load_npz(path, "chips", ("labels",))
+    return found["chips"], found.get("labels")
 
 
 def _prepared(path: Path, options: Options, canvas: Size | None) -> Decoded:
