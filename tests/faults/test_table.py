@@ -45,7 +45,8 @@ def test_tables(mutation: ModuleType, tmp_path: Path, kind: str) -> None:
     beside.write_text(json.dumps({"case": about}))
     how = mutation.text if kind == "csv" else mutation.binary
     files = {path: how, beside: mutation.json_damage}
-    mutation.attack(lambda: checked(path), files, [path.name, beside.name, "data."])
+    names = [path.name, beside.name, "data."]
+    mutation.attack(lambda: checked(path), files, names, mutation.COUNT // 3)
 
 
 def test_tables_of_recordings(mutation: ModuleType, tmp_path: Path) -> None:
