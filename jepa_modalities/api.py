@@ -15,11 +15,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from jepa_modalities.config import RunConfig, changed, differences, from_dict
-from jepa_modalities.core.registry import adapters, modalities
+from jepa_modalities.config import RunConfig, changed, differences
+from jepa_modalities.core.registry import adapters
 from jepa_modalities.core.registry import recipes as _recipes
 from jepa_modalities.eval.report import write_report
-from jepa_modalities.export.encoder import PretrainedEncoder, load_encoder, save_encoder
+from jepa_modalities.export.encoder import (
+    PretrainedEncoder,
+    load_encoder,
+    parse_config,
+    save_encoder,
+)
 from jepa_modalities.train import checkpoint
 from jepa_modalities.train.distributed import Processes, pick_device, processes
 from jepa_modalities.train.engine import Trained, Trainer, untrained
@@ -65,14 +70,22 @@ class Run:
 
         Raises:
             FileNotFoundError: the run has not come to its end.
+            ValueError: the file is damaged.
         """
         if not (self.path / "metrics.json").is_file():
             raise FileNotFoundError(
                 f"no metrics.json in {self.path}: no run folder, or its run has not come to an "
                 f"end; go on with --out {self.path} --resume"
             )
-        content: dict[str, float] = json.loads((self.path / "metrics.json").read_text())
-        return content
+        place = self.path / "metrics.json"
+        try:
+            content = json.loads(place.read_text(encoding="utf-8"))
+            return {str(name): float(value) for name, value in content.items()}
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"{place} holds no results ({error}), expected a JSON object of numbers; run `jm "
+                f"evaluate {self.path}` again"
+            ) from error
 
     @property
     def encoder(self) -> PretrainedEncoder:
@@ -124,12 +137,10 @@ def read_config(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: is this a run folder?")
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
-    if not isinstance(content, dict) or "modality" not in content:
-        raise ValueError(f"{path} holds no configuration of a run: it names no 'modality'")
-    return from_dict(modalities[content["modality"]].Config, content, str(path))
+    return parse_config(text, str(path))
 
 
 def begun(folder: Path, config: Any) -> Any:

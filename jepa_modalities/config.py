@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Any")
@@ -276,7 +277,8 @@ def from_dict(kind: type[T], content: Mapping[str, Any], where: str = "config") 
     """A frozen dataclass from nested dicts, as `dataclasses.asdict` and JSON make them.
 
     Raises:
-        ValueError: unknown names, listed with the known ones.
+        ValueError: unknown names, listed with the known ones; values of another type than the
+            field's, or that are refused by the dataclass itself.
     """
     hints = get_type_hints(kind)
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
@@ -287,8 +289,40 @@ def from_dict(kind: type[T], content: Mapping[str, Any], where: str = "config") 
         inner = hints[name]
         if is_dataclass(inner) and isinstance(value, Mapping):
             value = from_dict(inner, value, f"{where}.{name}")  # type: ignore[arg-type]
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
+        value = _frozen(value)
+        if not _fits(value, inner):
+            wanted = getattr(inner, "__name__", "") if isinstance(inner, type) else str(inner)
+            raise ValueError(f"{where}: {name} = {repr(value)[:80]}, expected {wanted}")
+        values[name] = value
+    try:
+        return kind(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of JSON as the tuples that they were."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type; whole numbers count as real ones."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in inner)
+    if origin in (Union, UnionType):
+        return any(_fits(value, choice) for choice in inner)
+    if origin is tuple:
+        if inner[-1] is Ellipsis:
+            return isinstance(value, tuple) and all(_fits(part, inner[0]) for part in value)
+        fits = isinstance(value, tuple) and len(value) == len(inner)
+        return fits and all(map(_fits, value, inner))
+    if hint in (int, float):
+        number = isinstance(value, int if hint is int else int | float)
+        return number and not isinstance(value, bool) and -(2**63) < value < 2**63
+    if hint in (str, bool, NoneType) or is_dataclass(hint):
+        return isinstance(value, hint)
+    return True  # kinds that a modality of another package adds
 
 
 # Settings of which one counts: the first that is set.

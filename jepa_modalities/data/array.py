@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jepa_modalities.data.archive import load_npy, load_npz
 from jepa_modalities.data.decode import Channels
 from jepa_modalities.data.image import ImageSet
+from jepa_modalities.data.refusal import refusing
 
+MOST_CLASSES = 1_000_000  # a label above is a mistake, and its names would fill the memory
 SHAPES = "(images, height, width), or that with channels (1, 3 or 4) last or second"
 
 
@@ -23,29 +25,12 @@ def read(path: Path, channels: Channels | None) -> ImageSet:
     Raises:
         ValueError: a damaged file, missing arrays or values that are no images.
     """
-    loaded = _load(path)
     if path.suffix == ".npy":
         beside = path.with_name(f"{path.stem}_labels.npy")
-        return from_array(loaded, _load(beside) if beside.exists() else None, (), path, channels)
-    with loaded:
-        if "images" not in loaded.files:
-            raise ValueError(
-                f"{path} holds {', '.join(loaded.files) or 'nothing'}; expected 'images' and "
-                f"perhaps 'labels'"
-            )
-        key = next((name for name in ("labels", "label") if name in loaded.files), None)
-        labels = None if key is None else loaded[key]
-        return from_array(loaded["images"], labels, (), path, channels)
-
-
-def _load(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read as a NumPy file ({error}); save plain numbers with "
-            f"numpy.save or numpy.savez"
-        ) from error
+        labels = load_npy(beside) if beside.exists() else None
+        return from_array(load_npy(path), labels, (), path, channels)
+    found = load_npz(path, "images", ("labels", "label"))
+    return from_array(found["images"], found.get("labels", found.get("label")), (), path, channels)
 
 
 def from_array(
@@ -98,7 +83,9 @@ def to_labels(
             f"{path}: labels have shape {labels.shape} for {count:,} images; expected ({count},)"
         )
     if labels.dtype.kind in "SU":
-        names, numbers = np.unique(labels.astype(str), return_inverse=True)
+        with refusing(path, "labels", "write their names as UTF-8"):
+            text = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
+        names, numbers = np.unique(text, return_inverse=True)
         return torch.from_numpy(numbers.astype(np.int64)), tuple(names.tolist())
     numeric = labels.dtype.kind in "iufb"
     whole = labels.astype(np.int64) if numeric else None
@@ -108,6 +95,8 @@ def to_labels(
             f"{labels[0]!r}; leave them out if they are no classes"
         )
     top = int(whole.max()) + 1
+    if top > MOST_CLASSES:
+        raise ValueError(f"{path}: label {top - 1:,} is no class number; number the classes from 0")
     if classes and top > len(classes):
         raise ValueError(f"{path}: label {top - 1} but only {len(classes)} names in 'classes'")
     return torch.from_numpy(whole), classes or tuple(str(number) for number in range(top))

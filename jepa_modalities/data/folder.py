@@ -90,11 +90,31 @@ def read(
 
 def images_below(folder: Path) -> Iterator[Path]:
     """All image files below `folder` by their suffix, in the order of their names."""
-    for here, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
+    for here, files in walk(folder, hidden=False):
+        for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                yield Path(here, name)
+                yield here / name
+
+
+def walk(folder: Path, hidden: bool = True) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder below `folder` (links followed) with the names of its files, in order.
+
+    Args:
+        folder: where to begin.
+        hidden: go into folders whose names begin with a dot.
+
+    Raises:
+        ValueError: a link to a folder above itself, below which there would be no end.
+    """
+    above: dict[str, frozenset[str]] = {}
+    for here, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
+        real = os.path.realpath(here)
+        trail = above.pop(here, frozenset[str]())
+        if real in trail:
+            raise ValueError(f"{here} is a link to {real}, a folder above it; remove the link")
+        above |= dict.fromkeys((os.path.join(here, name) for name in folders), trail | {real})
+        yield Path(here), sorted(files)
 
 
 def _nested(folder: Path) -> Iterator[Path]:
@@ -111,9 +131,7 @@ def _folders(folder: Path) -> list[Path]:
 
 def _nothing(folder: Path) -> str:
     found = Counter(
-        Path(name).suffix.lower() or "no suffix"
-        for _, _, files in os.walk(folder)
-        for name in files
+        Path(name).suffix.lower() or "no suffix" for _, files in walk(folder) for name in files
     )
     kinds = ", ".join(f"{count:,} x {suffix}" for suffix, count in found.most_common(5))
     return (

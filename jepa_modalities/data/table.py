@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_modalities.data.refusal import refusing
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 SPLITS = ("train", "val", "test")
 MOST_CLASSES = 20  # a numeric target with more different values is a regression
+REMEDY = "copy or write it again; Parquet also needs pyarrow"
 ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 
 
@@ -63,38 +66,44 @@ def read_frame(path: str | Path) -> DataFrame:
         raise ValueError(f"{place}: unknown kind of table; expected one of {', '.join(ENDINGS)}")
     if not place.is_file():
         raise FileNotFoundError(f"no table at {place}: is data.path right?")
-    try:
+    with refusing(place, ending, REMEDY):
         if ending == ".parquet":
             frame = pd.read_parquet(place)
         else:
             # The whole file decides a column's type: a type per chunk would mix 1 and "1".
             separator = "\t" if ending.startswith(".tsv") else ","
             frame = pd.read_csv(place, sep=separator, low_memory=False)
-    except ImportError:
-        raise ValueError(f"{place}: Parquet needs pyarrow: pip install pyarrow") from None
-    except (ValueError, OSError, EOFError, UnicodeError) as error:
-        raise ValueError(f"{place} cannot be read as {ending}: {error}") from error
     if not len(frame) or not len(frame.columns):
         raise ValueError(f"{place} holds {len(frame)} rows of {len(frame.columns)} columns")
-    return frame.set_axis([str(name) for name in frame.columns], axis=1)
+    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
+    if frame.columns.has_duplicates:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise ValueError(f"{place} has two columns {twice!r}; rename one")
+    return frame
 
 
 def stored(path: str | Path) -> dict[str, Any]:
     """What a `datasets.json` beside the file says of it: task, target, categorical; {} if none.
 
     Raises:
-        ValueError: the file is there but no JSON object.
+        ValueError: the file is there but no JSON, or what it says makes no sense.
     """
     place = Path(path).parent / "datasets.json"
     if not place.is_file():
         return {}
-    try:
-        content = json.loads(place.read_text())
-    except ValueError as error:
-        raise ValueError(f"{place} is no JSON file: {error}") from error
+    with refusing(place, "JSON", "repair or remove it"):
+        content = json.loads(place.read_text(encoding="utf-8"))
     known = content.values() if isinstance(content, dict) else []
     entries = [entry for entry in known if isinstance(entry, dict)]
-    return next((entry for entry in entries if entry.get("file") == Path(path).name), {})
+    found = next((entry for entry in entries if entry.get("file") == Path(path).name), {})
+    columns = found.get("categorical", [])
+    words = [found.get("task", ""), found.get("target", "")]
+    if not isinstance(columns, list) or not all(isinstance(w, str) for w in (*words, *columns)):
+        raise ValueError(
+            f"{place}: of {Path(path).name} it says {found}; expected text for 'task' and "
+            f"'target', and a list of text for 'categorical'"
+        )
+    return found
 
 
 def open_table(
@@ -157,7 +166,10 @@ def draw_splits(table: Table, seed: int = 0) -> NDArray[np.str_]:
 
     rows = np.arange(len(table))
     if len(rows) < 10:
-        raise ValueError(f"{len(rows)} rows are too few to split; at least 10 are needed")
+        raise ValueError(
+            f"{len(rows)} rows are too few to draw a split; give at least 10, or name a column of "
+            f"train, val and test with data.split"
+        )
     classes = None
     if table.task == "classification" and table.target is not None:
         codes = np.unique(table.target, return_inverse=True)[1]
@@ -186,7 +198,7 @@ def _parsed(frame: DataFrame, name: str) -> Any:
 
     try:
         return pd.to_datetime(frame[name], format="mixed")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"data.dates: column {name!r} holds no dates: {error}") from None
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jepa_modalities.data.table import ENDINGS, stored
+from jepa_modalities.data.refusal import refusing
+from jepa_modalities.data.table import ENDINGS, REMEDY, stored
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -29,7 +30,7 @@ def frame_parts(path: str | Path, rows: int) -> Iterator[DataFrame]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another ending, or Parquet without pyarrow.
+        ValueError: another ending, a broken file, or Parquet without pyarrow.
     """
     place = Path(path)
     if not place.is_file():
@@ -46,15 +47,15 @@ def frame_parts(path: str | Path, rows: int) -> Iterator[DataFrame]:
 def _frames(place: Path, rows: int) -> Iterator[DataFrame]:
     import pandas as pd
 
-    if place.suffix.lower() == ".parquet":
-        try:
+    kind = "".join(place.suffixes[-2:]).lower()
+    with refusing(place, kind, REMEDY):
+        if place.suffix.lower() == ".parquet":
             from pyarrow import parquet
-        except ImportError:
-            raise ValueError(f"{place}: Parquet needs pyarrow: pip install pyarrow") from None
-        with parquet.ParquetFile(place) as file:
-            for batch in file.iter_batches(rows):
-                yield batch.to_pandas()
-        return
-    separator = "\t" if ".tsv" in place.name.lower() else ","
-    with pd.read_csv(place, sep=separator, chunksize=rows) as reader:
-        yield from reader
+
+            with parquet.ParquetFile(place) as file:
+                for batch in file.iter_batches(rows):
+                    yield batch.to_pandas()
+            return
+        separator = "\t" if ".tsv" in place.name.lower() else ","
+        with pd.read_csv(place, sep=separator, chunksize=rows) as reader:
+            yield from reader

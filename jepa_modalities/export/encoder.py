@@ -138,7 +138,8 @@ def load_encoder(path: Path, device: str | torch.device = "cpu") -> PretrainedEn
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not an encoder file, damaged, or of a newer format.
+        ValueError: not an encoder file, damaged, of a newer format, or with a configuration that
+            its weights do not fit.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -155,12 +156,67 @@ def load_encoder(path: Path, device: str | torch.device = "cpu") -> PretrainedEn
             f"{path} has format {about.get('format')!r}, expected {FORMAT!r}: it was not written "
             f"by this version of jepa_modalities"
         )
-    content = json.loads(about["config"])
-    modality = modalities[content["modality"]]
-    config = from_dict(modality.Config, content, str(path))
-    encoder = build_encoder(config, modality.geometry(config), modality.embedding(config))
-    pretrained = PretrainedEncoder(
-        config, modality.tokenizer(config), encoder, about.get("note", "")
-    )
-    pretrained.load_state_dict(tensors)
+    config = parse_config(about.get("config", ""), str(path))
+    try:
+        _check_claim(config, tensors)
+        pretrained = _built(config, about.get("note", ""))
+        pretrained.load_state_dict(tensors)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # settings that fit their types can still make no network
+        raise ValueError(
+            f"{path}: its settings and weights make no encoder ({error}); load another copy"
+        ) from error
     return pretrained.eval().to(device)
+
+
+def parse_config(text: str, where: str) -> Any:
+    """The configuration of a run from its JSON, of its modality's own class.
+
+    Args:
+        text: JSON.
+        where: for messages.
+
+    Raises:
+        ValueError: no JSON, no modality that there is, or unknown settings.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is no JSON file: {error}") from error
+    if not isinstance(content, dict) or "modality" not in content:
+        raise ValueError(f"{where} holds no configuration of a run: it names no 'modality'")
+    name = content["modality"]
+    if name not in list(modalities):
+        raise ValueError(
+            f"{where}: no modality named {name!r}; there are {', '.join(modalities)}: install the "
+            f"package that brings it"
+        )
+    return from_dict(modalities[name].Config, content, where)
+
+
+def _built(config: Any, note: str = "") -> PretrainedEncoder:
+    """An encoder with weights that are still to be loaded."""
+    modality = modalities[config.modality]
+    encoder = build_encoder(config, modality.geometry(config), modality.embedding(config))
+    return PretrainedEncoder(config, modality.tokenizer(config), encoder, note)
+
+
+def _check_claim(config: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Hold a configuration's sizes to the weights that are there, before memory is taken.
+
+    Raises:
+        ValueError: it asks for more.
+    """
+    if config.encoder.depth > len(tensors):
+        raise ValueError(
+            f"encoder.depth = {config.encoder.depth}, but there are {len(tensors)} tensors"
+        )
+    with torch.device("meta"):  # shapes without numbers
+        outline = _built(config).state_dict()
+    for name, wanted in outline.items():
+        found = tensors[name].numel() if name in tensors else 0
+        if wanted.numel() > found:
+            raise ValueError(
+                f"{name} has shape {tuple(wanted.shape)} by the settings, but {found:,} numbers"
+            )

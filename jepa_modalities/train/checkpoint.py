@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,9 @@ def _complaint(path: Path) -> str | None:
         for part in PARTS:
             if _digest(path / part) != manifest["sha256"][part]:
                 return f"{part} differs from its checksum"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if manifest["step"] != int(path.name.removeprefix("step-")):
+            return f"it was written for step {manifest['step']}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -123,7 +126,8 @@ def load(folder: Path, step: int | None = None) -> tuple[int, dict[str, Tensor],
         The step, the model's tensors, the state.
 
     Raises:
-        CheckpointError: there is none, or it is damaged; names the intact ones.
+        CheckpointError: there is none, it is damaged (names the intact ones), or it holds other
+            objects than tensors and plain values, which are never unpickled.
     """
     there = steps(folder)
     if not there:
@@ -148,8 +152,22 @@ def load(folder: Path, step: int | None = None) -> tuple[int, dict[str, Tensor],
             else "no other checkpoint is intact: start again in another --out folder"
         )
         raise CheckpointError(f"the checkpoint {path} is damaged ({complaint}); {remedy}")
-    state = torch.load(path / PARTS[1], map_location="cpu", weights_only=True)
-    return wanted, load_file(path / PARTS[0]), state
+    try:
+        state = torch.load(path / PARTS[1], map_location="cpu", weights_only=True)
+        weights = load_file(path / PARTS[0])
+        if not isinstance(state, dict):
+            raise TypeError(f"its state is a {type(state).__name__}, expected a dict")
+    except MemoryError:
+        raise
+    except Exception as error:  # torch, pickle and safetensors have kinds of their own
+        told = f"{type(error).__name__}: {error}"[:200]
+        if isinstance(error, pickle.UnpicklingError):  # torch's words advise to execute it
+            told = f"{PARTS[1]} holds other objects than tensors and plain values"
+        raise CheckpointError(
+            f"the checkpoint {path} fits its checksums but was not written by training ({told}); "
+            f"do not use it, nothing in it was executed"
+        ) from error
+    return wanted, weights, state
 
 
 def forget_after(folder: Path, step: int) -> None:

@@ -10,16 +10,19 @@ from typing import Any
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """All complete records of a run; a half-written last line is left out."""
+    """All complete records of a run, up to the first line that is none or has no whole `step`."""
     path = folder / "log.jsonl"
     if not path.exists():
         return []
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(record, dict) or type(record.get("step")) is not int:
+            break
+        records.append(record)
     return records
 
 

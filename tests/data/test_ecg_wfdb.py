@@ -160,7 +160,7 @@ def test_record_lines(record: str, name: str, fs: float, length: int | None) -> 
     assert (found.name, found.fs, found.length, found.segments) == (name, fs, length, 1)
     assert found.comments == ("before the record line", "Age: 72", "Dx: 1,2")
     assert found.comment("dx") == "1,2" and found.comment("Sex") is None
-    assert parse_header("many/3 2 360 900\nmany_1 300\n").segments == 3
+    assert parse_header("many/2 2 360 600\nmany_1 300\nmany_2 300\n").parts == ("many_1", "many_2")
 
 
 @pytest.mark.parametrize(

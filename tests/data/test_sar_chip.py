@@ -358,8 +358,8 @@ def test_numpy_files(tmp_path: Path) -> None:
     np.save(tmp_path / "v3.npy", chips)
     np.save(tmp_path / "v3_labels.npy", np.arange(4))
     for name, message in {
-        "z.npz": "holds images, expected 'chips'",
-        "w.npy": "cannot be read as a NumPy file of chips",
+        "z.npz": "holds images; expected 'chips'",
+        "w.npy": "cannot be read as a NumPy file",
         "v.npy": r"chips have shape \(7, 9\); expected \(chips, height, width",
         "v3.npy": r"labels have shape \(4,\) for 3 chips",
         "x.npy?kind=a": "has no index; leave",
@@ -482,7 +482,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
         read_chips(path)
     assert read_chips(path, on_error="skip").names == ("a/2.png",)
     path.write_bytes(content[:-40])
-    with pytest.raises(ValueError, match=r"x\.zip is not a complete zip file .*copy it again"):
+    with pytest.raises(ValueError, match=r"x\.zip cannot be read as a zip file .*copy it again"):
         read_chips(path)
 
 

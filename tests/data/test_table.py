@@ -142,7 +142,7 @@ def test_stored_layout(tmp_path: Path) -> None:
     assert list(table.frame.columns) == ["a", "b", "y"] and (table.split == "train").all()
     assert stored(tmp_path / "other.csv") == {}
     (tmp_path / "datasets.json").write_text("{")
-    with pytest.raises(ValueError, match=r"datasets.json is no JSON"):
+    with pytest.raises(ValueError, match=r"datasets.json cannot be read as JSON"):
         stored(path)
 
 

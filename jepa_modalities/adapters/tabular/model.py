@@ -19,6 +19,8 @@ from jepa_modalities.core.masking import Masker
 from jepa_modalities.core.registry import modalities
 from jepa_modalities.data.table import read_frame, stored
 
+MOST_BINS = 100_000  # of a column; far above any use
+
 
 def geometry(config: TabularConfig) -> Geometry:
     """Two numbers per token (value and gap), one token per feature."""
@@ -34,7 +36,10 @@ def embedding(config: TabularConfig, edges: Sequence[Tensor] | None = None) -> n
     """
     shape = config.shape
     if edges is None and shape.bins:
-        edges = [torch.arange(count + 1.0) for count in shape.bins]
+        if max(shape.bins) > MOST_BINS:
+            raise ValueError(f"shape.bins = {shape.bins}: expected at most {MOST_BINS:,} each")
+        # On the CPU always: the embedding looks at them, also where only shapes are asked for.
+        edges = [torch.arange(count + 1.0, device="cpu") for count in shape.bins]
     return FeatureEmbedding(
         shape.numeric, shape.cardinalities, config.encoder.dim, config.tokens, edges
     )

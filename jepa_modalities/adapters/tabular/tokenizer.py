@@ -52,13 +52,20 @@ class TableTokenizer(nn.Module):
         """What was fitted on the training rows.
 
         Raises:
-            ValueError: nothing was fitted or loaded yet.
+            ValueError: nothing was fitted or loaded yet, or what was loaded is damaged.
         """
         if self._preprocess is None:
-            about = json.loads(bytes(self.about.cpu().numpy()))
-            if not about:
+            try:
+                about = json.loads(bytes(self.about.cpu().numpy()))
+                if about:
+                    self._preprocess = TablePreprocess.from_state(dict(self.named_buffers()), about)
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+                raise ValueError(
+                    f"this tokenizer's preprocessing is damaged ({type(error).__name__}: {error}); "
+                    f"load another copy of the encoder file"
+                ) from error
+            if self._preprocess is None:
                 raise ValueError("this tokenizer holds no preprocessing: load an encoder file")
-            self._preprocess = TablePreprocess.from_state(dict(self.named_buffers()), about)
         return self._preprocess
 
     def forward(self, table: Any) -> Tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ def read_annotations(path: Path) -> AnnotationFile:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it ends in the middle of an annotation, or has a code without a meaning.
+        ValueError: it ends in the middle of an annotation, has a code without a meaning, or says
+            of itself what makes no sense.
     """
     symbols = dict(SYMBOLS)
     fs: float | None = None
@@ -55,13 +57,18 @@ def read_annotations(path: Path) -> AnnotationFile:
     for sample, code, note in _words(path):
         about = code == 22 and sample == 0  # a comment on the file itself
         if about and note.startswith("## time resolution:"):
-            fs = float(note.partition(":")[2])
+            fs = _rate(note, path)
         elif about and note.startswith("## annotation type definitions"):
             defining = True
         elif about and note.startswith("## end of definitions"):
             defining = False
         elif about and defining:  # `42 x what it means`
-            number, symbol = note.split(maxsplit=2)[:2]
+            number, symbol, *_ = (*note.split(maxsplit=2), "", "")
+            if not (number.isdecimal() and len(number) < 3 and symbol):
+                raise ValueError(
+                    f"{path.name} defines {note!r}; expected `NUMBER SYMBOL DESCRIPTION`; copy it "
+                    f"again"
+                )
             symbols[int(number)] = symbol
         elif code != NO_BEAT:
             if code not in symbols:
@@ -69,9 +76,25 @@ def read_annotations(path: Path) -> AnnotationFile:
                     f"{path.name} has the code {code} at sample {sample}; it is not "
                     f"among WFDB's and not defined in the file"
                 )
+            if sample < 0:
+                raise ValueError(
+                    f"{path.name} has an annotation at sample {sample}, before the first; copy it "
+                    f"again"
+                )
             kept.append((sample, symbols[code], note))
     samples, names, notes = zip(*kept, strict=True) if kept else ((), (), ())
     return AnnotationFile(np.array(samples, np.int64), names, notes, fs)
+
+
+def _rate(note: str, path: Path) -> float:
+    """Hz, of `## time resolution: 360`."""
+    try:
+        found = float(note.partition(":")[2])
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise ValueError(f"{path.name} says {note!r}; expected a rate in Hz; copy it again")
+    return found
 
 
 def _words(path: Path) -> Iterator[tuple[int, int, str]]:

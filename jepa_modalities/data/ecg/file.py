@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
@@ -12,14 +13,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_modalities.data.container import open_container, to_text
 from jepa_modalities.data.ecg.layout import LAYOUT
 from jepa_modalities.data.ecg.records import (
     PER_RECORD,
     Annotations,
     ECGRecords,
     Stretch,
-    to_text,
 )
+from jepa_modalities.data.refusal import refusing
 
 __all__ = ["Annotations", "ECGRecords", "memory_records", "open_records"]
 
@@ -112,56 +114,119 @@ def memory_records(
 
 
 def _open(path: Path) -> ECGRecords:
-    try:
-        file = h5py.File(path)
-    except OSError as error:
-        raise ValueError(f"{path} is not a complete HDF5 file ({error}); make it again") from error
-    with file:
-        found = file.attrs.get("layout")
+    with open_container(path) as file:
+        found = file.text("layout")
         if found != LAYOUT:
             raise ValueError(
                 f"{path} has layout {found!r}, expected {LAYOUT!r}: it was not made by `jm "
                 f"prepare` from recordings, or by another version; make it again"
             )
-        signals = file["signals"]
-        count = len(file["record_id"])
-        equal = signals.ndim == 3
-        length = int(signals.shape[1]) if equal else None
-        shape = (count * length, signals.shape[2]) if length is not None else signals.shape
-        piece = Stretch(path.absolute(), _place(signals), shape, length)
-        if length is not None:
+        signals = file.dataset("signals", "i", (2, 3))
+        if signals.dtype != np.dtype("<i2"):
+            raise ValueError(
+                f"{path}: 'signals' are {signals.dtype}, expected int16; make it again"
+            )
+        record_id = file.texts("record_id")
+        count, length = len(record_id), None
+        shape = (int(signals.shape[0]), int(signals.shape[-1]))
+        if signals.ndim == 3:
+            length = int(signals.shape[1])
+            if shape[0] != count:
+                raise ValueError(
+                    f"{path}: 'signals' holds {shape[0]:,} recordings, 'record_id' names "
+                    f"{count:,}; make it again"
+                )
+            shape = (shape[0] * length, shape[1])
             starts, lengths = np.arange(count) * length, np.full(count, length, np.int64)
         else:
-            starts, lengths = file["starts"][:], file["lengths"][:]
-        zeros = np.zeros(count, np.int64)
-        return ECGRecords(
-            record_id=to_text(file["record_id"][:]),
-            source=to_text(file["source"][:]),
-            patient_id=to_text(file["patient_id"][:]),
-            fold=file["fold"][:].astype(np.int64),
-            fs=file["fs"][:],
+            starts, lengths = (
+                file.read(name, "i").astype(np.int64) for name in ("starts", "lengths")
+            )
+        with refusing(path, "recordings", "make it again"):
+            piece = Stretch(path.absolute(), _place(signals), shape, length)
+        label_table = file.text("label_table")
+        with refusing(path, "recordings (attributes `lead_names`, `label_table`)", "make it again"):
+            leads = tuple(to_text(np.asarray(file.attribute("lead_names"), "O")).tolist())
+            table = json.loads(label_table or "{}")
+        labelled = "labels" in file
+        records = ECGRecords(
+            record_id=record_id,
+            source=file.texts("source"),
+            patient_id=file.texts("patient_id"),
+            fold=file.read("fold", "i").astype(np.int64),
+            fs=file.read("fs", "f"),
             length=lengths,
-            lead_names=tuple(to_text(np.asarray(file.attrs["lead_names"])).tolist()),
-            lead_index=file["lead_index"][:].astype(np.int64),
-            gain=file["gain"][:],
-            baseline=file["baseline"][:].astype(np.float64),
-            unit=to_text(file["unit"][:]),
-            labels=file["labels"][:] if "labels" in file else None,
-            label_names=tuple(to_text(file["label_names"][:]).tolist()) if "labels" in file else (),
-            age=file["age"][:],
-            sex=file["sex"][:].astype(np.int64),
-            comments=to_text(file["comments"][:]),
-            label_table=json.loads(file.attrs.get("label_table", "{}")),
+            lead_names=leads,
+            lead_index=file.read("lead_index", "i", (2,)).astype(np.int64),
+            gain=file.read("gain", "f", (2,)),
+            baseline=file.read("baseline", "if", (2,)).astype(np.float64),
+            unit=file.texts("unit", (2,)),
+            labels=file.read("labels", "iu", (2,)) if labelled else None,
+            label_names=tuple(file.texts("label_names").tolist()) if labelled else (),
+            age=file.read("age", "f"),
+            sex=file.read("sex", "i").astype(np.int64),
+            comments=file.texts("comments"),
+            label_table=table,
             stretches=(piece,),
-            stretch=zeros,
-            start=starts.astype(np.int64),
-            ann_start=file["ann_starts"][:],
-            ann_length=file["ann_lengths"][:],
+            stretch=np.zeros(count, np.int64),
+            start=starts,
+            ann_start=file.read("ann_starts", "i"),
+            ann_length=file.read("ann_lengths", "i"),
         )
+        _check(records, path, len(file.dataset("ann_sample", "i")))
+        return records
+
+
+def _check(records: ECGRecords, path: Path, annotations: int) -> None:
+    """Hold the columns to each other and to the signals.
+
+    Raises:
+        ValueError: names the first that does not fit.
+    """
+    count, (total, width) = len(records), records.stretches[0].shape
+    wide = {name: (count, width) for name in ("lead_index", "gain", "baseline", "unit")}
+    if records.labels is not None:
+        wide["labels"] = (count, len(records.label_names))
+    for name in PER_RECORD:
+        values = getattr(records, name)
+        if values is not None and values.shape != wide.get(name, (count,)):
+            raise ValueError(
+                f"{path}: {name!r} has shape {values.shape} for {count:,} recordings, expected "
+                f"{wide.get(name, (count,))}; make it again"
+            )
+    fits = {
+        "fs": np.isfinite(records.fs) & (records.fs > 0),
+        "gain": np.isfinite(records.gain) & (records.gain != 0),
+        "baseline": np.isfinite(records.baseline),
+        "lead_index": (records.lead_index >= -1) & (records.lead_index < len(records.lead_names)),
+        "starts and lengths": _inside(records.start, records.length, total),
+        "ann_starts and ann_lengths": _inside(records.ann_start, records.ann_length, annotations),
+        "label_table": np.array(isinstance(records.label_table, dict)),
+    }
+    for name, good in fits.items():
+        if not good.all():
+            raise ValueError(f"{path}: {name} hold values that make no sense; make it again")
+
+
+def _inside(start: NDArray[Any], length: NDArray[Any], total: int) -> NDArray[np.bool_]:
+    """Where a stretch lies in 0 to `total`; written so that no sum can overflow."""
+    return (start >= 0) & (length >= 0) & (length <= total) & (start <= total - length)
 
 
 def _place(signals: h5py.Dataset) -> int | None:
-    """Byte of the first sample where all samples lie one after the other in the file, else None."""
+    """Byte of the first sample where all samples lie one after the other in the file, else None.
+
+    Raises:
+        ValueError: they would end behind the file.
+    """
+    offset = _offset(signals)
+    there = Path(signals.file.filename).stat().st_size
+    if offset is not None and offset + math.prod(signals.shape) * signals.dtype.itemsize > there:
+        raise ValueError("its signals end behind the file")
+    return offset
+
+
+def _offset(signals: h5py.Dataset) -> int | None:
     if signals.chunks is None:
         offset = signals.id.get_offset()
         return None if offset is None else int(offset)
@@ -170,7 +235,7 @@ def _place(signals: h5py.Dataset) -> int | None:
     if signals.chunks != (1, *signals.shape[1:]):
         return None
     ends = [signals.id.get_chunk_info_by_coord((row, 0, 0)) for row in (0, len(signals) - 1)]
-    step = int(np.prod(signals.shape[1:])) * signals.dtype.itemsize
+    step = math.prod(signals.shape[1:]) * signals.dtype.itemsize
     # Chunks are allocated early and in order, so that first and last settle all between them.
     if ends[1].byte_offset - ends[0].byte_offset != step * (len(signals) - 1):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,10 @@ from dataclasses import dataclass
 # WFDB header format (header(5) of the WFDB manual): what an empty field stands for.
 DEFAULT_FS = 250.0
 DEFAULT_GAIN = 200.0
+
+NOTHING = "~"  # stands for the file of a signal, or the name of a segment, that is not there
+_LONGEST_NAME = 255  # bytes, of a file
+_LARGEST_BASELINE = 2**31  # baselines are 32-bit integers
 
 _FORMAT = re.compile(r"(?P<fmt>\d+)(?:x(?P<frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?$")
 _GAIN = re.compile(r"(?P<gain>[-+.\deE]+)(?:\((?P<baseline>[-+]?\d+)\))?(?:/(?P<unit>\S+))?$")
@@ -53,6 +58,7 @@ class Header:
         length: samples per signal; None if not given.
         segments: 1, or the number of segments of a multi-segment record.
         signals: one per lead.
+        parts: names of the segments of a multi-segment record.
         comments: lines behind #, stripped, without the leading #.
     """
 
@@ -62,6 +68,7 @@ class Header:
     segments: int
     signals: tuple[SignalLine, ...]
     comments: tuple[str, ...]
+    parts: tuple[str, ...] = ()
 
     def comment(self, key: str) -> str | None:
         """The value of a comment such as `Dx: 426783006`, in any case; None if absent."""
@@ -83,7 +90,8 @@ def parse_header(text: str, name: str = "header") -> Header:
         name: for messages.
 
     Raises:
-        ValueError: no record line, or a line that makes no sense; the message quotes it.
+        ValueError: no record line, a line that makes no sense, or a file in another folder; the
+            message quotes it.
     """
     lines = [line.strip() for line in text.splitlines()]
     comments = tuple(line.lstrip("#").strip() for line in lines if line.startswith("#"))
@@ -106,22 +114,41 @@ def parse_header(text: str, name: str = "header") -> Header:
             f"{name}: {count} leads, {fs} Hz and {length} samples are no recording; the record "
             f"line is {content[0]!r}"
         )
+    rows, what = (count, "leads") if segments == 1 else (segments, "segments")
+    if len(content) - 1 < rows:
+        raise ValueError(
+            f"{name}: the record line says {rows} {what}, {len(content) - 1} follow; the header is "
+            f"cut off, copy it again"
+        )
     signals: Sequence[SignalLine] = ()
+    parts: Sequence[str] = ()
     if segments == 1:
-        if len(content) - 1 < count:
-            raise ValueError(
-                f"{name}: the record line says {count} leads, {len(content) - 1} follow; the "
-                f"header is cut off, copy it again"
-            )
-        signals = [_signal(line, name) for line in content[1 : count + 1]]
-    return Header(record, fs, length or None, segments, tuple(signals), comments)
+        signals = [_signal(line, name) for line in content[1 : rows + 1]]
+    else:
+        parts = [_beside(line.split()[0], name) for line in content[1 : rows + 1]]
+    return Header(record, fs, length or None, segments, tuple(signals), comments, tuple(parts))
+
+
+def _beside(file: str, name: str) -> str:
+    """The name of a file that lies beside the header.
+
+    Raises:
+        ValueError: it leads elsewhere, or can be no name of a file.
+    """
+    long = len(file.encode(errors="replace")) > _LONGEST_NAME
+    if long or file in (".", "..") or any(mark in file for mark in "/\\\0"):
+        raise ValueError(
+            f"{name} names {file[:60]!r}; expected a file beside it, without folders: put it there "
+            f"and change the name"
+        )
+    return file
 
 
 def _record_name(text: str) -> tuple[str, int]:
     head, slash, tail = text.rpartition("/")
     segments = 1
     if slash and tail.isdigit():
-        text, segments = head, int(tail)
+        text, segments = head, int(tail[:9])
     return text.removesuffix(".mat"), segments
 
 
@@ -134,20 +161,24 @@ def _signal(line: str, name: str) -> SignalLine:
             raise ValueError
         gain = float(level["gain"]) if level is not None else 0.0
         zero = int(fields[4]) if len(fields) > 4 else 0
+        baseline = zero if level is None or level["baseline"] is None else int(level["baseline"])
         checksum = int(fields[6]) if len(fields) > 6 else None
+        frame, skew, offset = (int(kind[part] or 0) for part in ("frame", "skew", "offset"))
+        if not math.isfinite(gain) or abs(baseline) >= _LARGEST_BASELINE:
+            raise ValueError
     except ValueError:
         raise ValueError(
             f"{name}: {line!r} is no signal line; expected `FILE FORMAT GAIN(BASELINE)/UNIT BITS "
             f"ZERO FIRST CHECKSUM BLOCK LEAD`"
         ) from None
     return SignalLine(
-        file=fields[0],
+        file=_beside(fields[0], name),
         fmt=kind["fmt"],
-        frame=int(kind["frame"] or 1),
-        skew=int(kind["skew"] or 0),
-        offset=int(kind["offset"] or 0),
+        frame=frame or 1,
+        skew=skew,
+        offset=offset,
         gain=gain or DEFAULT_GAIN,
-        baseline=zero if level is None or level["baseline"] is None else int(level["baseline"]),
+        baseline=baseline,
         unit="mV" if level is None or level["unit"] is None else level["unit"],
         checksum=checksum,
         name=fields[8].strip() if len(fields) > 8 else "",

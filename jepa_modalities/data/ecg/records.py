@@ -12,7 +12,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_modalities.data.container import open_container
 from jepa_modalities.data.ecg.layout import INVALID
+from jepa_modalities.data.refusal import refusing
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,12 @@ class Stretch:
     def rows(self, first: int, last: int) -> NDArray[np.int16]:
         """Samples `first` to `last` of a compressed file, of one record, (samples, columns)."""
         signals = self._open()
-        if self.length is None:
-            return np.asarray(signals[first:last])
-        record, start = divmod(first, self.length)
-        return np.asarray(signals[record, start : start + last - first])
+        assert self.path is not None
+        with refusing(self.path, "recordings"):
+            if self.length is None:
+                return np.asarray(signals[first:last])
+            record, start = divmod(first, self.length)
+            return np.asarray(signals[record, start : start + last - first])
 
     def mapped(self) -> NDArray[np.int16] | None:
         """All samples, (samples, columns), as a map of the file; None for compressed signals."""
@@ -259,12 +263,12 @@ class ECGRecords:
         path = self.stretches[self.stretch[row]].path
         if path is None:
             raise ValueError("recordings in memory have no annotations")
-        with h5py.File(path) as file:
+        with open_container(path) as file:
             part = slice(first, first + count)
             return Annotations(
-                file["ann_sample"][part],
-                to_text(file["ann_symbol"][part]),
-                to_text(file["ann_aux"][part]),
+                file.part("ann_sample", part, "i"),
+                file.texts("ann_symbol", rows=part),
+                file.texts("ann_aux", rows=part),
             )
 
 
@@ -288,10 +292,3 @@ PER_RECORD = (
     "ann_start",
     "ann_length",
 )
-
-
-def to_text(values: NDArray[Any]) -> NDArray[np.str_]:
-    """Text of UTF-8 bytes of fixed width, as the files hold it."""
-    if values.dtype.kind == "O":
-        values = np.array([v if isinstance(v, bytes) else str(v).encode() for v in values.flat])
-    return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(np.str_)

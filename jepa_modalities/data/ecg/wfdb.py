@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_modalities.data.ecg.header import Header, SignalLine, parse_header
+from jepa_modalities.data.ecg.header import NOTHING, Header, SignalLine, parse_header
 from jepa_modalities.data.ecg.layout import INVALID
 from jepa_modalities.data.ecg.lead import KNOWN_LEADS, lead_name, unit_name
+from jepa_modalities.data.refusal import refusing
 
 # What stands for "no sample" in each format (signal(5) of the WFDB manual).
 SENTINEL = {"16": -32768, "212": -2048}
+# Samples that a byte can stand for at most: one in the plainest format, about 6,500 of a constant
+# in FLAC (a subframe of 10 bytes for up to 65,535); segments may have long gaps between them.
+PER_BYTE, PER_BYTE_FLAC, PER_BYTE_SEGMENTS = 1, 8192, 1000
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ def read_record(path: Path, further: Sequence[Path] = ()) -> Recording:
     Raises:
         FileNotFoundError: header or payload is missing.
         ValueError: a payload that is too short, or whose sum differs from the header's; leads of
-            different lengths, the same lead twice, or values that 16 bits cannot hold.
+            different lengths, the same lead twice, values that 16 bits cannot hold, or a header
+            that asks for files elsewhere or claims more samples than its files can hold.
         ImportError: a format that needs the wfdb package, which is not installed.
     """
     raw = path.read_bytes()
@@ -81,9 +86,11 @@ def read_record(path: Path, further: Sequence[Path] = ()) -> Recording:
             digest.update(data)
         signal = _decoded(content, header, path)
     else:
+        content = {file: _payload(path, file) for file in dict.fromkeys(s.file for s in lines)}
+        for data in content.values():
+            digest.update(data)
+        _check_claim(path, header)
         header, signal = _through_wfdb(path, header)
-        for file in dict.fromkeys(line.file for line in lines):
-            digest.update(_payload(path, file))
     for other in further:
         digest.update(other.read_bytes())
     _check_sums(signal, header.signals)
@@ -227,24 +234,72 @@ def _through_wfdb(path: Path, header: Header) -> tuple[Header, NDArray[np.int16]
             f"{path.name} has format {', '.join(kinds)}, which needs the wfdb package: "
             f"pip install wfdb"
         ) from None
-    record = wfdb.rdrecord(str(path.with_suffix("")), physical=False)
-    signal = np.asarray(record.d_signal)
+    with refusing(path, "a WFDB record"):
+        record = wfdb.rdrecord(str(path.with_suffix("")), physical=False)
+        signal = np.asarray(record.d_signal)
+        given = header.signals or (_BLANK,) * record.n_sig
+        # Sums are those of the file; frames, skew and segments change what is read, so wfdb is
+        # trusted.
+        lines = tuple(
+            replace(
+                line,
+                gain=float(record.adc_gain[place]),
+                baseline=int(record.baseline[place]),
+                unit=str(record.units[place]),
+                name=str(record.sig_name[place] or ""),
+                checksum=line.checksum if line.frame == 1 and line.skew == 0 else None,
+            )
+            for place, line in enumerate(given)
+        )
+        fs = float(record.fs)
+    if signal.ndim != 2 or 0 in signal.shape or signal.shape[1] != len(lines):
+        raise ValueError(
+            f"{path.name} gives samples of shape {signal.shape} for {len(lines)} signals; copy "
+            f"header and samples again"
+        )
     if signal.min() < -32768 or signal.max() > 32767:
         raise ValueError(
             f"{path.name} holds values from {signal.min()} to {signal.max()}, more than 16 bits"
         )
-    blank = SignalLine("", "16", 1, 0, 0, 200.0, 0, "mV", None, "")
-    given = header.signals or (blank,) * record.n_sig
-    # Sums are those of the file; frames, skew and segments change what is read, so wfdb is trusted.
-    lines = tuple(
-        replace(
-            line,
-            gain=float(record.adc_gain[place]),
-            baseline=int(record.baseline[place]),
-            unit=str(record.units[place]),
-            name=str(record.sig_name[place] or ""),
-            checksum=line.checksum if line.frame == 1 and line.skew == 0 else None,
+    return replace(header, fs=fs, signals=lines), signal.astype(np.int16)
+
+
+_BLANK = SignalLine("", "16", 1, 0, 0, 200.0, 0, "mV", None, "")
+
+
+def _check_claim(path: Path, header: Header) -> None:
+    """Compare the samples that a header promises with its files, before memory is taken.
+
+    Raises:
+        FileNotFoundError: a segment is missing.
+        ValueError: more than the files can hold.
+    """
+    if header.segments == 1:
+        flac = any(line.fmt.startswith("5") for line in header.signals)
+        rate = PER_BYTE_FLAC if flac else PER_BYTE
+        claimed = sum((header.length or 1) * line.frame + line.skew for line in header.signals)
+        held = rate * sum(_sizes(path, header))
+    else:
+        held, width = 0, 1
+        for part in dict.fromkeys(header.parts):
+            if part != NOTHING:
+                place = path.with_name(f"{part}.hea")
+                inner = parse_header(_text(_payload(path, place.name)), place.name)
+                if inner.segments > 1:
+                    raise ValueError(f"{path.name}: its segment {part} has segments of its own")
+                if any(line.file != NOTHING for line in inner.signals):
+                    _check_claim(place, inner)
+                held += PER_BYTE_SEGMENTS * sum(_sizes(place, inner))
+                width = max(width, len(inner.signals))
+        claimed = (header.length or 1) * width
+    if claimed > held:
+        raise ValueError(
+            f"{path.name} claims {claimed:,} samples, but its files can hold {held:,} at most; "
+            f"copy header and samples again"
         )
-        for place, line in enumerate(given)
-    )
-    return replace(header, fs=float(record.fs), signals=lines), signal.astype(np.int16)
+
+
+def _sizes(path: Path, header: Header) -> Iterator[int]:
+    """Bytes of each file of samples."""
+    for file in {line.file for line in header.signals} - {NOTHING}:
+        yield len(_payload(path, file))

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_modalities.data.container import open_container
 from jepa_modalities.data.ecg.lead import unit_name
 from jepa_modalities.data.ecg.quantise import quantised
 from jepa_modalities.data.ecg.wfdb import Recording, unique_leads
@@ -25,6 +26,7 @@ from jepa_modalities.data.prepare.ecg import (
     prepare_recordings,
 )
 from jepa_modalities.data.prepare.part import Prepared, Progress
+from jepa_modalities.data.refusal import refusing
 
 TABLES = (".csv", ".parquet")
 INVALID_INT16 = -32768
@@ -130,8 +132,8 @@ def _in_files(
         shape = np.load(path, "r").shape
     elif path.suffix in (".h5", ".hdf5"):
         key = key or _only_dataset(path)
-        with h5py.File(path) as file:
-            shape = file[key].shape
+        with open_container(path) as container:
+            shape = container.dataset(key, axes=(3,)).shape
     else:
         raise ValueError(f"{path}: expected .npy, .h5, or a folder of .npy, .csv or .parquet files")
     axis = _lead_axis(shape, meaning, path.name)
@@ -164,7 +166,7 @@ def _in_memory(
 
 def _only_dataset(path: Path) -> str:
     found: list[str] = []
-    with h5py.File(path) as file:
+    with refusing(path, "an HDF5 file"), h5py.File(path) as file:
         file.visititems(
             lambda label, item: (
                 found.append(label) if isinstance(item, h5py.Dataset) and item.ndim == 3 else None

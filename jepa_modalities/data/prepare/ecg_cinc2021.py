@@ -14,7 +14,7 @@ from jepa_modalities.data.prepare.ecg import (
     Source,
     prepare_recordings,
 )
-from jepa_modalities.data.prepare.ecg_ptbxl import read_table
+from jepa_modalities.data.prepare.ecg_ptbxl import read_table, whole
 from jepa_modalities.data.prepare.ecg_wfdb import (
     headers_below,
     read_wfdb,
@@ -95,9 +95,9 @@ def _folds(folder: Path) -> tuple[Mapping[str, int], tuple[Path, ...]]:
     for path in tables:
         key, column = ("ecg_id", "strat_fold") if path.name == PTBXL else ("record", FOLD)
         for row in read_table(path, (key,)):
-            name = f"HR{int(float(row[key])):05d}" if path.name == PTBXL else row[key]
+            name = f"HR{whole(row, key, path):05d}" if path.name == PTBXL else row[key]
             if row.get(column):
-                folds[name] = int(float(row[column]))
+                folds[name] = whole(row, column, path)
     return folds, tables
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from jepa_modalities.data.container import open_container
 from jepa_modalities.data.ecg.lead import STANDARD_LEADS
 from jepa_modalities.data.ecg.quantise import quantised
 from jepa_modalities.data.ecg.wfdb import Recording
@@ -67,8 +68,9 @@ def prepare_code15(
         raise FileNotFoundError(f"{folder} holds no exams_part*.hdf5; download the parts")
     seen: set[str] = set()
     for part in parts:
-        with h5py.File(part) as file:
-            exams = file["exam_id"][:]
+        with open_container(part) as file:
+            exams = file.read("exam_id", "iu")
+            file.dataset("tracings", "f", (3,))
         for row, number in enumerate(exams.tolist()):
             name = str(number)
             if name in rows:

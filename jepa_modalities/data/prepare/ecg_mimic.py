@@ -14,7 +14,7 @@ from jepa_modalities.data.prepare.ecg import (
     Source,
     prepare_recordings,
 )
-from jepa_modalities.data.prepare.ecg_ptbxl import read_at, read_table
+from jepa_modalities.data.prepare.ecg_ptbxl import below, read_at, read_table
 from jepa_modalities.data.prepare.part import Prepared, Progress
 
 TABLE = "record_list.csv"
@@ -49,8 +49,8 @@ def prepare_mimic_iv_ecg(
     items: list[Item] = []
     missing: list[tuple[str, str]] = []
     for row in read_table(folder / TABLE, ("subject_id", "study_id", "path")):
-        header = folder / f"{row['path']}.hea"
-        if header.is_file():
+        header = below(folder, f"{row['path']}.hea", TABLE)
+        if header is not None:
             files = (header, header.with_suffix(".dat"))
             items.append(Item(row["study_id"], files, "mimic_iv_ecg", patient_id=row["subject_id"]))
         else:

@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from jepa_modalities.data.ecg.wfdb import read_record
 from jepa_modalities.data.prepare.ecg import (
@@ -19,7 +19,9 @@ from jepa_modalities.data.prepare.ecg import (
 )
 from jepa_modalities.data.prepare.ecg_wfdb import years
 from jepa_modalities.data.prepare.part import Prepared, Progress
+from jepa_modalities.data.refusal import refusing
 
+EXTRA = "\0extra"  # key of fields without a column
 TABLES = ("ptbxl_database.csv", "scp_statements.csv")
 # PTB-XL writes 300 for ages above 89.
 HIDDEN_AGE, OLDEST = 300.0, 90.0
@@ -72,23 +74,23 @@ def ptbxl_source(folder: Path, rate: int | None) -> Source:
     items: list[Item] = []
     missing: list[tuple[str, str]] = []
     for row in rows:
-        number = int(float(row["ecg_id"]))
+        number = whole(row, "ecg_id", folder / TABLES[0])
         stem = row.get("filename_lr" if chosen == 100 else "filename_hr") or _stem(number, chosen)
-        header = folder / f"{stem}.hea"
+        header = below(folder, f"{stem}.hea", TABLES[0])
         name = f"{number:05d}"
-        if not header.is_file():
+        if header is None:
             missing.append((name, f"{TABLES[0]} names {stem}, which is not there"))
             continue
         try:
             codes = ast.literal_eval(row["scp_codes"])
             unknown = [code for code in codes if code not in statements]
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             missing.append((name, f"{TABLES[0]} has scp_codes = {row['scp_codes']!r}, no dict"))
             continue
         if unknown:
             missing.append((name, f"its code {unknown[0]} is not in {TABLES[1]}"))
             continue
-        items.append(_item(row, name, header, tuple(codes)))
+        items.append(_item(row, name, header, tuple(codes), folder / TABLES[0]))
     return Source(
         "ptbxl",
         items,
@@ -101,19 +103,19 @@ def ptbxl_source(folder: Path, rate: int | None) -> Source:
     )
 
 
-def _item(row: Mapping[str, str], name: str, header: Path, codes: tuple[str, ...]) -> Item:
+def _item(
+    row: Mapping[str, str], name: str, header: Path, codes: tuple[str, ...], table: Path
+) -> Item:
     age = years(row.get("age", ""))
-    sex = row.get("sex", "")
-    fold = row["strat_fold"]
     return Item(
         name,
         (header, header.with_suffix(".dat")),
         "ptbxl",
         patient_id=row.get("patient_id", "").removesuffix(".0"),
-        fold=int(float(fold)) if fold else -1,
+        fold=whole(row, "strat_fold", table) if row["strat_fold"] else -1,
         labels=codes,
         age=OLDEST if age == HIDDEN_AGE else age,
-        sex=int(float(sex)) if sex else -1,
+        sex=whole(row, "sex", table) if row.get("sex") else -1,
     )
 
 
@@ -166,6 +168,37 @@ def _true(text: str) -> bool:
     return (years(text) or 0) > 0
 
 
+def whole(row: Mapping[str, str], column: str, table: Path) -> int:
+    """A whole number of a table, which may be written as 3.0.
+
+    Raises:
+        ValueError: another thing; names table and column.
+    """
+    try:
+        return int(float(row[column]))
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{table}: {column} = {row[column]!r}, expected a whole number; copy the table again"
+        ) from None
+
+
+def below(folder: Path, name: str, table: str) -> Path | None:
+    """A file that a table names, below the folder; None where it is not there.
+
+    Raises:
+        ValueError: the name leads out of the folder.
+    """
+    pieces = PurePosixPath(name)
+    if pieces.is_absolute() or ".." in pieces.parts:
+        raise ValueError(
+            f"{folder / table} names {name!r}, which is not below {folder}; copy the table again"
+        )
+    try:
+        return folder / name if (folder / name).is_file() else None
+    except OSError:  # a name that no file can have
+        return None
+
+
 def read_table(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
     """Rows of a CSV file as text; empty where a row is short.
 
@@ -175,14 +208,19 @@ def read_table(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no table {path}; copy it there")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restval="")
+    with (
+        refusing(path, "a CSV table", "copy it again"),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
+        reader = csv.DictReader(file, restkey=EXTRA, restval="")
         names = reader.fieldnames or []
-        if lacking := [name for name in needed if name not in names]:
-            raise ValueError(
-                f"{path} lacks the column {lacking[0]}; it has {', '.join(names) or 'none'}"
-            )
         rows = list(reader)
+    if lacking := [name for name in needed if name not in names]:
+        raise ValueError(
+            f"{path} lacks the column {lacking[0]}; it has {', '.join(names) or 'none'}"
+        )
+    if long := [number for number, row in enumerate(rows, 1) if EXTRA in row]:
+        raise ValueError(f"{path}: row {long[0]} has more fields than the heading; copy it again")
     if not rows:
         raise ValueError(f"{path} has no rows")
     return rows

@@ -96,5 +96,5 @@ def finished(path: Path, fingerprint: str) -> tuple[int, Skipped] | None:
                     for name, reason in zip(names, reasons, strict=True)
                 )
             return len(file["sha256"]), skipped
-    except OSError:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError):  # damaged, or not ours
         return None

@@ -177,5 +177,5 @@ def made_before(path: Path, fingerprint: str) -> tuple[int, Skipped] | None:
                 pairs = zip(file["skipped"][:], file["skipped_reason"][:], strict=True)
                 skipped = tuple((name.decode(), reason.decode()) for name, reason in pairs)
             return len(file["record_id"]), skipped
-    except OSError:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError):  # damaged, or not ours
         return None

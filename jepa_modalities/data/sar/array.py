@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_modalities.data.archive import load_npy, load_npz
+from jepa_modalities.data.container import Container, open_container
 from jepa_modalities.data.sar.canvas import overlap
 from jepa_modalities.data.sar.decode import to_magnitude
 from jepa_modalities.data.sar.source import PREPARED, Decoded, Options, Size, checked, report
@@ -45,70 +45,78 @@ def read_array(path: Path, options: Options, canvas: Size | None) -> Decoded:
 
 
 def _numpy(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if path.suffix.lower() == ".npy":
-            beside = path.with_name(f"{path.stem}_labels.npy")
-            return loaded, np.load(beside, allow_pickle=False) if beside.exists() else None
-        with loaded:
-            if "chips" not in loaded.files:
-                raise ValueError(
-                    f"it holds {', '.join(loaded.files) or 'nothing'}, expected 'chips' and "
-                    f"perhaps 'labels'"
-                )
-            return loaded["chips"], loaded["labels"] if "labels" in loaded.files else None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read as a NumPy file of chips ({error}); save plain numbers with "
-            f"numpy.save or numpy.savez"
-        ) from error
+    if path.suffix.lower() == ".npy":
+        beside = path.with_name(f"{path.stem}_labels.npy")
+        return load_npy(path), load_npy(beside) if beside.exists() else None
+    found = load_npz(path, "chips", ("labels",))
+    return found["chips"], found.get("labels")
 
 
 def _prepared(path: Path, options: Options, canvas: Size | None) -> Decoded:
-    with _open(path) as file:
-        if not {"chips", "sizes", "names"} <= set(file):
+    with open_container(path) as file:
+        if not {"chips", "sizes", "names"} <= set(file.names()):
             raise ValueError(
-                f"{path} holds {sorted(file) or 'nothing'}; expected 'chips', 'sizes' and 'names', "
+                f"{path} holds {file.names() or 'nothing'}; expected 'chips', 'sizes' and 'names', "
                 f"as `jm prepare sar` writes them"
             )
-        rows = _rows_of_split(file, path, options.split)
-        names = tuple(name.decode() for name in file["names"][:][rows])
-        sizes = file["sizes"][:][rows].astype(np.int64)
-        chips = file["chips"][:][rows]
-        labels, classes = None, tuple[str, ...]()
+        names, sizes = file.texts("names"), file.read("sizes", "iu", (2,)).astype(np.int64)
+        chips = file.read("chips", "f", (3,))
+        numbers, classes = None, tuple[str, ...]()
         if "labels" in file:
-            classes = tuple(str(file.attrs["classes"]).split(","))
-            labels = tuple(classes[number] for number in file["labels"][:][rows])
-    return _usable(path, chips, sizes, labels, classes, names, options, canvas)
+            classes = tuple((file.text("classes") or "").split(","))
+            numbers = _numbers(file, "labels", len(classes))
+        count = len(names)
+        if sizes.shape != (count, 2) or len(chips) != count or (sizes < 1).any():
+            raise ValueError(
+                f"{path}: {count:,} names, {len(chips):,} chips and sizes of shape {sizes.shape} "
+                f"(from {sizes.min(initial=1)} pixels) do not fit each other; prepare it again"
+            )
+        if numbers is not None and len(numbers) != count:
+            raise ValueError(f"{path}: {len(numbers):,} labels for {count:,} chips")
+        rows = _rows_of_split(file, count, options.split)
+    found = None if numbers is None else tuple(classes[number] for number in numbers[rows])
+    kept = tuple(names[rows].tolist())
+    return _usable(path, chips[rows], sizes[rows], found, classes, kept, options, canvas)
 
 
 def prepared_splits(path: Path) -> tuple[str, ...]:
     """Names of the splits in a prepared file."""
-    with _open(path) as file:
-        return tuple(str(file.attrs["splits"]).split(",")) if "splits" in file.attrs else ()
+    with open_container(path) as file:
+        return _splits(file)
 
 
-def _rows_of_split(file: h5py.File, path: Path, split: str | None) -> NDArray[np.int64]:
-    everything = np.arange(len(file["names"]))
-    known = str(file.attrs["splits"]).split(",") if "splits" in file.attrs else []
+def _splits(file: Container) -> tuple[str, ...]:
+    found = file.text("splits")
+    return () if found is None else tuple(found.split(","))
+
+
+def _numbers(file: Container, name: str, most: int) -> NDArray[np.int64]:
+    """Whole numbers from 0 to below `most`."""
+    found = file.read(name, "iu").astype(np.int64)
+    if ((found < 0) | (found >= most)).any():
+        raise ValueError(
+            f"{file.path}: {name!r} goes from {found.min()} to {found.max()}, but has names for 0 "
+            f"to {most - 1}; prepare it again"
+        )
+    return found
+
+
+def _rows_of_split(file: Container, count: int, split: str | None) -> NDArray[np.int64]:
+    known = _splits(file)
     if split == "all" or (split is None and "train" not in known):
-        return everything
+        return np.arange(count)
     if not known and split == "train":
-        return everything
+        return np.arange(count)
     wanted = split or "train"
     if wanted not in known:
         raise ValueError(
-            f"{path} has no split {wanted!r}; it has {', '.join(known) or 'none'}; give one of "
-            f"them, or 'all'"
+            f"{file.path} has no split {wanted!r}; it has {', '.join(known) or 'none'}; give one "
+            f"of them, or 'all'"
         )
-    return np.flatnonzero(file["split"][:] == known.index(wanted))
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path)
-    except OSError as error:
-        raise ValueError(f"{path} is not a complete HDF5 file ({error}); copy it again") from error
+    numbers = _numbers(file, "split", len(known))
+    if len(numbers) != count:
+        raise ValueError(f"{file.path}: 'split' has {len(numbers):,} entries for {count:,} chips")
+    return np.flatnonzero(numbers == known.index(wanted))
 
 
 def _usable(

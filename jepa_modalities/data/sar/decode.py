@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from jepa_modalities.data.refusal import MOST_PER_BYTE
 from jepa_modalities.data.sar.phoenix import is_phoenix, parse_phoenix
 
 Quantity = Literal["amplitude", "intensity", "db", "real_imaginary"]
@@ -96,7 +98,10 @@ def _picture(content: bytes) -> NDArray[Any]:
         ) from None
     with opened as image:
         if image.mode.startswith("I"):
-            return np.asarray(image).astype(np.uint16)
+            values = np.asarray(image)
+            if values.min() < 0 or values.max() > 65535:
+                raise ValueError(f"has values {values.min()} to {values.max()}, expected 16 bits")
+            return values.astype(np.uint16)
         return np.asarray(image if image.mode == "F" else image.convert("L"))
 
 
@@ -107,6 +112,7 @@ def _tiff(content: bytes) -> NDArray[Any]:
 
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             series = file.series[0]
+            _check_size(series.shape, series.dtype, content)
             pixels = np.asarray(series.asarray())
             if pixels.ndim == 3 and series.axes.endswith("YX") and len(pixels) < pixels.shape[-1]:
                 return pixels.transpose(1, 2, 0)
@@ -121,5 +127,19 @@ def _tiff(content: bytes) -> NDArray[Any]:
         raise ValueError(
             f"is a TIFF that needs {missing} ({reason}): pip install 'jepa_modalities[sar]'"
         ) from None
-    with rasterio.io.MemoryFile(content) as memory, memory.open() as file:
+    with rasterio.io.MemoryFile(content) as memory, memory.open(driver="GTiff") as file:
+        _check_size((file.count, file.height, file.width), None, content)
         return np.asarray(file.read()).transpose(1, 2, 0)
+
+
+def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any] | None, content: bytes) -> None:
+    """Hold what a TIFF claims against its bytes, before memory is taken.
+
+    Raises:
+        ValueError: more than any compression can hold.
+    """
+    claimed = math.prod(shape) * (1 if dtype is None else dtype.itemsize)
+    if claimed > MOST_PER_BYTE * len(content):
+        raise ValueError(
+            f"claims {claimed:,} bytes of pixels (shape {shape}) in {len(content):,}; copy it again"
+        )

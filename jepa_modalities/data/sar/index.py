@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jepa_modalities.data.refusal import refusing
+
 CLASS_COLUMNS = ("class", "ship_type", "label")
 SHOWN = 5
+EXTRA = "\0extra"  # key of fields without a column
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,10 @@ def beside(path: Path) -> Path | None:
     found = next((place for place in places if place.is_file()), None)
     table = path.with_name(f"{stem}.csv")
     if found is None and table.is_file():
-        with table.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        with (
+            refusing(table, "a CSV table", "remove it or name another index"),
+            table.open(newline="", encoding="utf-8-sig", errors="replace") as file,
+        ):
             return table if "file" in next(csv.reader(file), []) else None
     return found
 
@@ -83,10 +89,15 @@ def _rows(path: Path) -> list[dict[str, str]]:
             f"no index {path}; give a CSV with a column 'file' (and 'class', 'split'), or leave it "
             f"out: folders then name the classes"
         )
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    with (
+        refusing(path, "a CSV table", "write it again as UTF-8"),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
+        rows = list(csv.DictReader(file, restkey=EXTRA, restval=""))
     if not rows:
         raise ValueError(f"{path} has no rows below its heading; expected one per chip")
+    if long := [number for number, row in enumerate(rows, 1) if EXTRA in row]:
+        raise ValueError(f"{path}: row {long[0]} has more fields than the heading; repair it")
     _check_column("file", rows[0], path)
     return rows
 
@@ -104,16 +115,21 @@ def _classes(rows: list[dict[str, str]], key: str, path: Path) -> tuple[str, ...
         )
     names = {row[key] for row in rows}
     if key == "label" or "label" not in rows[0]:
-        digits = all(name.isdigit() for name in names)
+        digits = all(_is_number(name) for name in names)
         return tuple(sorted(names, key=int if digits else None))
     numbers = {(row["label"], row[key]) for row in rows}
-    distinct = {number for number, _ in numbers if number.isdigit()}
+    distinct = {number for number, _ in numbers if _is_number(number)}
     if not len(numbers) == len(names) == len(distinct):
         raise ValueError(
             f"{path}: columns 'label' and {key!r} contradict each other; every class needs one "
             f"whole number"
         )
     return tuple(name for _, name in sorted(numbers, key=lambda pair: int(pair[0])))
+
+
+def _is_number(text: str) -> bool:
+    """Whether this is a whole number that `int` takes."""
+    return text.isdecimal() and len(text) < 19
 
 
 def _some(values: Iterable[str]) -> str:

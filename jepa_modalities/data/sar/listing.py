@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from jepa_modalities.data.folder import SPLITS
+from jepa_modalities.data.archive import open_archive
+from jepa_modalities.data.folder import SPLITS, walk
 from jepa_modalities.data.sar.index import SHOWN, Entry, beside, read_index
 
 PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".pgm")
+LARGEST = 1 << 28  # bytes of one chip in an archive; full scenes are no chips
 Read = Callable[[str], bytes]
 
 
@@ -90,8 +90,8 @@ def opened(path: Path) -> Iterator[Read]:
     if path.is_dir():
         yield lambda name: (path / name).read_bytes()
     elif path.suffix.lower() == ".zip":
-        with _archive(path) as archive:
-            yield archive.read
+        with open_archive(path) as archive:
+            yield lambda name: archive.read(name, LARGEST)
     else:
         yield lambda name: path.read_bytes()
 
@@ -99,23 +99,15 @@ def opened(path: Path) -> Iterator[Read]:
 def _files(path: Path) -> list[str]:
     """Names of all files, sorted."""
     if path.is_dir():
-        found = (
+        return sorted(
             Path(here, name).relative_to(path).as_posix()
-            for here, _, names in os.walk(path, followlinks=True)
+            for here, names in walk(path)
             for name in names
         )
-        return sorted(found)
     if path.suffix.lower() == ".zip":
-        with _archive(path) as archive:
-            return sorted(info.filename for info in archive.infolist() if not info.is_dir())
+        with open_archive(path) as archive:
+            return archive.names()
     return [path.name]
-
-
-def _archive(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is not a complete zip file ({error}); copy it again") from error
 
 
 def _by_folder(names: Sequence[str], path: Path) -> tuple[tuple[Entry, ...], tuple[str, ...]]:

@@ -74,6 +74,11 @@ def index_mstar(folder: str | Path, out: str | Path | None = None) -> Manifest:
             depression = round(float(header["DesiredDepression"]))
         except KeyError as error:
             raise ValueError(f"{file}: its header has no {error}; remove the file") from None
+        except (ValueError, OverflowError):
+            raise ValueError(
+                f"{file}: DesiredDepression = {header['DesiredDepression']!r} is no angle; remove "
+                f"the file"
+            ) from None
         if name is None or depression not in SPLITS:
             other += 1
             continue

@@ -84,6 +84,12 @@ def parse_phoenix(content: bytes, name: str) -> PhoenixChip:
     start += (
         _number(header, "native_header_length", name) if "native_header_length" in header else 0
     )
+    text = content.find(END) + len(END)
+    if start < text:
+        raise ValueError(
+            f"{name}: the header says that it has {start:,} bytes, but its text has {text:,}; copy "
+            f"the file again"
+        )
     expected = start + 8 * rows * columns
     if len(content) != expected:
         kind = "truncated" if len(content) < expected else "too long"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
@@ -162,6 +161,8 @@ def decode_all(listing: Listing, read: Read, options: Options, canvas: Size | No
             pixels, targets[row] = decode(content, entry.name, options.quantity, options.channel)
             sizes[row] = pixels.shape
             kept[row] = checked(pixels, options, canvas)
+        except MemoryError:
+            raise
         except Exception as error:  # decoders fail in many ways: each is a reason to list
             failed[row] = _reason(error, entry)
 
@@ -217,10 +218,6 @@ def report(skipped: Sequence[tuple[str, str]], kept: int, path: Path, on_error: 
 
 
 def _reason(error: Exception, entry: Entry) -> str:
-    if isinstance(error, zipfile.BadZipFile):
-        return f"is damaged inside the archive ({error}); copy it again"
-    if isinstance(error, KeyError):
-        return "is not in the archive"
     text = str(error) or type(error).__name__
     return text.removeprefix(entry.name).lstrip(": ")
 
@@ -234,7 +231,10 @@ def _labels(
     """
     if listing.named_by != "index" and rows and all(targets[row] for row in rows):
         found = tuple(targets[row] for row in rows)
-        others = {header_target(read(name)) for name in listing.others} - {""}
+        try:
+            others = {header_target(read(name)) for name in listing.others} - {""}
+        except ValueError as error:
+            raise ValueError(f"{listing.path}: {error}") from error
         return found, tuple(sorted(others | set(found)))
     if not listing.classes:
         return None, ()
