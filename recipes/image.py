@@ -123,13 +123,20 @@ _VIEW_VICREG = RegulariserConfig(
 
 @recipes.register("image_ijepa_cifar10_tiny_cpu")
 def image_ijepa_cifar10_tiny_cpu() -> ImageConfig:
-    """I-JEPA (2301.08243) on CIFAR-10 20k/5k: EMA latents, multi-block masks."""
+    """I-JEPA (2301.08243) on CIFAR-10 20k/5k: EMA latents, multi-block masks; 30 min on 2 cores.
+
+    Only the paper's loss. Measured after 12 TFLOP (1,460 steps, one seed, ridge on hidden
+    activations): 48.9, below the same encoder untrained (55.4). Longer runs not measured.
+    """
     return _cpu(10_000, 32, augment=_CROP)
 
 
 @recipes.register("image_cjepa_cifar10_tiny_cpu")
 def image_cjepa_cifar10_tiny_cpu() -> ImageConfig:
-    """C-JEPA (2410.19560) on CIFAR-10 20k/5k: I-JEPA + 0.001 VICReg over the predicted blocks."""
+    """C-JEPA (2410.19560) on CIFAR-10 20k/5k: I-JEPA + 0.001 VICReg over the predicted blocks.
+
+    Cost as I-JEPA. Measured after 12 TFLOP (one seed): 47.7, below the untrained encoder (55.4).
+    """
     return _cpu(10_000, 32, augment=_CROP, regulariser=RegulariserConfig(kind="vicreg"))
 
 
@@ -149,7 +156,10 @@ def image_dictionary_cifar10_tiny_cpu() -> ImageConfig:
 
 @recipes.register("image_vicreg_cifar10_tiny_cpu")
 def image_vicreg_cifar10_tiny_cpu() -> ImageConfig:
-    """Two-view VICReg (2105.04906) on CIFAR-10 20k/5k: no masked prediction."""
+    """Two-view VICReg (2105.04906) on CIFAR-10 20k/5k: no masked prediction; 30 min on 2 cores.
+
+    Measured after 12 TFLOP (570 steps, one seed): 59.8, untrained with the same stem 55.8.
+    """
     return _cpu(
         6_000,
         64,
@@ -164,7 +174,11 @@ def image_vicreg_cifar10_tiny_cpu() -> ImageConfig:
 
 @recipes.register("image_jepa_vicreg_cifar10_tiny_cpu")
 def image_jepa_vicreg_cifar10_tiny_cpu() -> ImageConfig:
-    """Masked prediction of a fixed patch dictionary + two-view VICReg on CIFAR-10 20k/5k."""
+    """Masked prediction of a fixed patch dictionary + two-view VICReg on CIFAR-10 20k/5k.
+
+    About 30 minutes on 2 cores. Measured after 12 TFLOP (420 steps, one seed): 55.4, as untrained:
+    the linear stem that masks need learns little from two views in so few steps.
+    """
     return _cpu(
         4_000,
         64,
