@@ -142,9 +142,14 @@ def image_cjepa_cifar10_tiny_cpu() -> ImageConfig:
 
 @recipes.register("image_dictionary_cifar10_tiny_cpu")
 def image_dictionary_cifar10_tiny_cpu() -> ImageConfig:
-    """Masked prediction of a fixed patch dictionary on CIFAR-10 20k/5k."""
+    """Masked prediction of a fixed patch dictionary on CIFAR-10 20k/5k; 20 minutes on 2 cores.
+
+    Aim: the encoder alone above its own dictionary ("bar"), both together 4 points above it.
+    Measured after 48 TFLOP (10,868 steps, one seed, ridge on hidden activations): 70.4, untrained
+    55.4, bar 69.5; encoder + bar 74.1. After 12 TFLOP 67.7, after 3 TFLOP 57.0.
+    """
     return _cpu(
-        20_000,
+        11_000,
         32,
         augment=AugmentConfig(flip=True),
         predictor=_NARROW,
