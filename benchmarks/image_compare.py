@@ -87,6 +87,14 @@ def step_flops(trainer: Trainer, adapter: ImageAdapter) -> float:
     return counter.get_total_flops() / 5
 
 
+def portable(data: dict[str, Any]) -> dict[str, Any]:
+    """The data section with names of files only: folders differ from machine to machine."""
+    names = {
+        key: ",".join(Path(p).name for p in data[key].split(",")) for key in ("path", "test_path")
+    }
+    return data | names
+
+
 def train(arm: str, seed: int, tflop: float, work: Path) -> tuple[Any, ImageAdapter, Any]:
     """Train one arm and seed within the budget; goes on from a checkpoint."""
     config, folder = config_of(arm, seed), work / f"{arm}-{tflop:g}-{seed}"
@@ -116,7 +124,7 @@ def train(arm: str, seed: int, tflop: float, work: Path) -> tuple[Any, ImageAdap
         "rankme": [[r["step"], r["collapse/rankme"]] for r in records if "collapse/rankme" in r],
         "verdict": records[-1].get("verdict"),
         "samples_per_second": trained.samples_per_second,
-        "config": asdict(trainer.config),
+        "config": asdict(trainer.config) | {"data": portable(asdict(trainer.config.data))},
     }
     return trained.jepa, adapter, facts
 

@@ -27,17 +27,14 @@ COLUMNS = ("ridge@mean", "ridge@mean_std_max", "ridge@all_quadrants", "ridge@all
 MAIN = "ridge@all_hidden_mean"
 
 
-def collect(folder: Path) -> tuple[Runs, dict[str, Any]]:
-    """Correctness (seeds, samples) of every (arm, budget) and probe; facts of every run."""
+def collect(folder: Path) -> Runs:
+    """Correctness (seeds, samples) of every (arm, budget) and probe."""
     parts: dict[tuple[str, float], dict[str, list[Array]]] = defaultdict(lambda: defaultdict(list))
-    facts = {}
     for path in sorted(folder.glob("*.json")):
         arm, budget, _ = path.stem.rsplit("-", 2)
-        about, right = read_evidence(path)
-        facts[path.stem] = about
-        for probe, value in right.items():
+        for probe, value in read_evidence(path)[1].items():
             parts[arm, float(budget)][probe].append(value.astype(np.float64))
-    return {k: {p: np.stack(v) for p, v in probes.items()} for k, probes in parts.items()}, facts
+    return {k: {p: np.stack(v) for p, v in probes.items()} for k, probes in parts.items()}
 
 
 def interval(values: Array) -> dict[str, Any]:
@@ -83,8 +80,8 @@ def markdown(table: dict[str, Any]) -> str:
     """Accuracy in per cent, seeds averaged; differences of the widest pooling in brackets."""
     lines = [
         "| arm | TFLOP | seeds | mean | mean+std+max | quadrants, all blocks | hidden, all blocks "
-        "| minus untrained | minus bar | bar + encoder | minus bar | kNN |",
-        "|" + "---|" * 12,
+        "| minus untrained | minus bar | bar + encoder | minus bar | minus bar + untrained | kNN |",
+        "|" + "---|" * 13,
     ]
 
     def cell(entry: Any) -> str:
@@ -109,6 +106,7 @@ def markdown(table: dict[str, Any]) -> str:
             f"| {arm} | {budget if budget != '0' else ''} | {seeds} | {' | '.join(cells)} | "
             f"{pair(pairs.get(f'{MAIN} - untrained'))} | {pair(pairs.get(f'{MAIN} - bar'))} | "
             f"{cell(row.get(f'bar+{MAIN}'))} | {pair(pairs.get(f'bar+{MAIN} - bar'))} | "
+            f"{pair(pairs.get(f'bar+{MAIN} - untrained'))} | "
             f"{cell(row.get('knn@mean') or row.get('knn@'))} |"
         )
     return "\n".join(lines) + "\n"
@@ -120,9 +118,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS / "image_compare")
     parser.add_argument("--out", type=Path, default=RESULTS / "image_compare")
     own = parser.parse_args()
-    runs, facts = collect(own.results)
+    runs = collect(own.results)
     table = summary(runs)
-    own.out.with_suffix(".json").write_text(json.dumps({"table": table, "runs": facts}, indent=1))
+    own.out.with_suffix(".json").write_text(json.dumps(table, indent=1))
     text = markdown(table)
     own.out.with_suffix(".md").write_text(text)
     print(text)

@@ -146,7 +146,7 @@ def image_dictionary_cifar10_tiny_cpu() -> ImageConfig:
 
     Aim: the encoder alone above its own dictionary ("bar"), both together 4 points above it.
     Measured after 48 TFLOP (10,868 steps, one seed, ridge on hidden activations): 70.4, untrained
-    55.4, bar 69.5; encoder + bar 74.1. After 12 TFLOP 67.7, after 3 TFLOP 57.0.
+    55.4, bar 69.5 (a tie); encoder + bar 74.1. After 12 TFLOP 67.7, after 3 TFLOP 57.0.
     """
     return _cpu(
         11_000,
