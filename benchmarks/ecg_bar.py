@@ -19,7 +19,8 @@ from jepa_modalities.adapters.ecg.bar import KernelBank
 from jepa_modalities.adapters.ecg.preprocess import PreprocessConfig, crops
 from jepa_modalities.adapters.ecg.task import task_labels
 from jepa_modalities.data.ecg.file import open_records
-from jepa_modalities.eval.multilabel import linear_multilabel, macro_auc
+from jepa_modalities.eval.macro_auc import macro_auc
+from jepa_modalities.eval.multilabel import linear_multilabel
 
 Features = Callable[[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]
 

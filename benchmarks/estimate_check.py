@@ -27,10 +27,11 @@ from jepa_modalities.config import changed
 from jepa_modalities.core.draw import Schedule
 from jepa_modalities.core.registry import adapters
 from jepa_modalities.train.distributed import Processes
-from jepa_modalities.train.engine import Trainer, plan
+from jepa_modalities.train.engine import Trainer
 from jepa_modalities.train.estimate import count, outline_of, seconds
 from jepa_modalities.train.hardware import hardware
 from jepa_modalities.train.optim import gradient_norm, guarded_step
+from jepa_modalities.train.plan import plan
 
 # All from data that come with the package, in fp32.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -14,36 +14,31 @@ nothing is chosen on them.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from evidence import RESULTS, about, write_evidence
+from equal_cost import once, train_within
+from evidence import RESULTS
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from jepa_modalities import api
 from jepa_modalities.adapters.image.adapter import ImageAdapter
 from jepa_modalities.adapters.image.config import ImageConfig
 from jepa_modalities.adapters.image.evaluator import chunked, dictionary, labelled
 from jepa_modalities.config import changed
-from jepa_modalities.core.draw import Schedule
 from jepa_modalities.eval.features import extract
 from jepa_modalities.eval.probes import knn_probe, ridge_probe
-from jepa_modalities.train.distributed import Processes
-from jepa_modalities.train.engine import Trainer, plan, untrained
-from jepa_modalities.train.log import Log, read
+from jepa_modalities.train.engine import untrained
 
 POOLINGS = ("mean", "mean_std_max", "all_quadrants", "all_hidden_mean")
 WIDEST = "all_hidden_mean"  # what stands beside the bar in `bar+...`
 CONTROLS = ("raw", "bar", "untrained_linear", "untrained_conv")
-NUM_LOOKS = 8  # of the collapse monitor over a run
 Array = NDArray[np.float64]
 
 
@@ -70,63 +65,13 @@ def fixed_target(seed: int, work: Path) -> tuple[nn.Module, int] | None:
     return ImageAdapter(config_of("dictionary", seed), folder).target()
 
 
-def step_flops(trainer: Trainer, adapter: ImageAdapter) -> float:
-    """FLOPs of one optimiser step, the mean over five masks drawn at five stages of training."""
-    train = trainer.config.train
-    schedule = Schedule(len(adapter), train.batch_size, train.seed)
-    micro = plan(train, schedule, trainer.peers, 1, 5)
-    with FlopCounterMode(display=False) as counter:
-        feed = adapter.feed(micro, trainer.masker, trainer.peers.device)
-        for stage, (batch, masks) in enumerate(feed):
-            if trainer.jepa.target is not None:
-                trainer.jepa.target.schedule(0.1 + 0.2 * stage)
-            loss = trainer.jepa(batch, masks).loss
-            assert loss is not None
-            loss.backward()
-    trainer.jepa.zero_grad(set_to_none=True)
-    return counter.get_total_flops() / 5
-
-
-def portable(data: dict[str, Any]) -> dict[str, Any]:
-    """The data section with names of files only: folders differ from machine to machine."""
-    names = {
-        key: ",".join(Path(p).name for p in data[key].split(",")) for key in ("path", "test_path")
-    }
-    return data | names
-
-
 def train(arm: str, seed: int, tflop: float, work: Path) -> tuple[Any, ImageAdapter, Any]:
     """Train one arm and seed within the budget; goes on from a checkpoint."""
     config, folder = config_of(arm, seed), work / f"{arm}-{tflop:g}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
     shared = fixed_target(seed, work) if config.target.kind == "dictionary" else None
     adapter = ImageAdapter(config, folder, shared)
-    alone = Processes(0, 1, torch.device("cpu"))
-    flops = step_flops(
-        Trainer(adapter, changed(config, {"train.steps": 2}), folder, alone), adapter
-    )
-    steps = round(tflop * 1e12 / flops)
-    looks = max(steps // NUM_LOOKS, 1)
-    settings = {"train.steps": steps, "train.warmup_steps": 30, "train.monitor_every": looks}
-    trainer = Trainer(adapter, changed(config, settings), folder, alone)
-    if (folder / "checkpoint").is_dir():
-        trainer.resume()
-    log = Log(folder)
-    try:
-        trained = trainer.run(log)
-    finally:
-        log.close()
-    records = read(folder)
-    facts = {
-        "steps": steps,
-        "gflop_per_step": flops / 1e9,
-        "loss": records[-1]["loss"],
-        "rankme": [[r["step"], r["collapse/rankme"]] for r in records if "collapse/rankme" in r],
-        "verdict": records[-1].get("verdict"),
-        "samples_per_second": trained.samples_per_second,
-        "config": asdict(trainer.config) | {"data": portable(asdict(trainer.config.data))},
-    }
-    return trained.jepa, adapter, facts
+    jepa, facts = train_within(adapter, config, tflop, folder, {"train.warmup_steps": 30})
+    return jepa, adapter, facts
 
 
 def correctness(features: dict[str, Array], test: dict[str, Array], y: Any, truth: Any) -> Any:
@@ -192,13 +137,8 @@ def main() -> None:
     own = parser.parse_args()
     torch.set_num_threads(own.threads)
 
-    def once(name: str, compute: Callable[[], tuple[Any, Any]]) -> None:
-        path = own.results / f"{name}.json"
-        if not path.exists():
-            right, facts = compute()
-            write_evidence(path, right, about(own.threads) | facts)
-            best = max(np.mean(v) for k, v in right.items() if k.startswith("ridge"))
-            print(f"{name}: best pooling {best:.3f} {json.dumps(facts.get('verdict'))}", flush=True)
+    def run(name: str, compute: Callable[[], tuple[Any, Any]]) -> None:
+        once(own.results / f"{name}.json", own.threads, compute)
 
     def trained(arm: str, seed: int, tflop: float) -> tuple[Any, Any]:
         jepa, adapter, facts = train(arm, seed, tflop, own.work)
@@ -206,11 +146,11 @@ def main() -> None:
 
     for name in (n for n in own.arms if n in CONTROLS):
         for seed in own.seeds if name.startswith("untrained") else [0]:
-            once(f"{name}-0-{seed}", lambda n=name, s=seed: (control(n, s, own.work), {}))
+            run(f"{name}-0-{seed}", lambda n=name, s=seed: (control(n, s, own.work), {}))
     for seed in own.seeds:
         for tflop in own.tflop:
             for arm in (n for n in own.arms if n not in CONTROLS):
-                once(f"{arm}-{tflop:g}-{seed}", lambda a=arm, s=seed, t=tflop: trained(a, s, t))
+                run(f"{arm}-{tflop:g}-{seed}", lambda a=arm, s=seed, t=tflop: trained(a, s, t))
 
 
 if __name__ == "__main__":

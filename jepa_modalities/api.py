@@ -6,8 +6,7 @@ import datetime
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from rich.console import Console
 from jepa_modalities.config import RunConfig, changed, differences
 from jepa_modalities.core.registry import adapters
 from jepa_modalities.core.registry import recipes as _recipes
+from jepa_modalities.core.threads import threads
 from jepa_modalities.eval.report import write_report
 from jepa_modalities.export.encoder import (
     PretrainedEncoder,
@@ -222,23 +222,12 @@ def pretrain(
         config = changed(config, {"train.seed": seed})
     name = config.recipe or config.modality
     console = None if quiet else Console()
-    with _threads(config.train.threads), processes(config.train.device) as peers:
+    with threads(config.train.threads), processes(config.train.device) as peers:
         folder = Path(peers.agree(str(out if out is not None else _fresh_folder(name))))
         if resuming:
             compare(folder, config)
         with locked(folder, peers, not resuming):
             return _pretrain(config, folder, resuming, resume_step, peers, console)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """PyTorch's CPU threads for the time of a run; the caller's number comes back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _pretrain(

@@ -21,8 +21,8 @@ from jepa_modalities import api
 from jepa_modalities.adapters.base import build_encoder, build_masker
 from jepa_modalities.config import RunConfig, changed, differences, from_dict
 from jepa_modalities.core.registry import modalities
-from jepa_modalities.train.engine import num_steps
 from jepa_modalities.train.optim import rates
+from jepa_modalities.train.plan import num_steps
 
 NAMES = sorted(jm.recipes())
 DATA = Path(os.environ.get("JEPA_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from jepa_modalities.adapters.tabular.bin import bin_edges, piecewise_linear
 from jepa_modalities.adapters.tabular.preprocess import TableArrays
 from jepa_modalities.api import recipe
 from jepa_modalities.config import changed
+from jepa_modalities.core.threads import threads
 from jepa_modalities.data.table import Table
 from jepa_modalities.export.encoder import PretrainedEncoder
 from jepa_modalities.train.distributed import Processes, pick_device
@@ -118,7 +118,7 @@ def pretrain_table(
     """
     adapter = TabularAdapter(config, None, table)
     config = adapter.config
-    with _threads(config.train.threads):
+    with threads(config.train.threads):
         if config.train.steps and time_limit is not None:
             config = _within(config, adapter, time_limit)
         encoder, verdict, monitor = _trained(config, adapter, console)
@@ -187,13 +187,3 @@ def _within(config: Any, adapter: Any, seconds: float) -> Any:
         "train.checkpoint_every": steps,
     }
     return changed(config, shorter)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

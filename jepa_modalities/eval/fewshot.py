@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from jepa_modalities.core.threads import threads
 from jepa_modalities.eval.probes import (
     Fit,
     check_rows,
@@ -125,7 +125,9 @@ def k_shot(
     truth = _truth(test_labels, len(t))
     index = class_draws(y, shots, draws, seed)
     if probe is None:
-        with _one_thread():
+        # These products are so small that waiting for a second thread costs more: two gain a fifth
+        # on idle cores, but took 20 times longer beside another busy process.
+        with threads(1):
             predictions, chosen = _logistic_draws(x, y, t, index, shots, grid)
     else:
         fits = [probe(x[rows], y[rows], t) for rows in index]
@@ -175,20 +177,6 @@ def label_fraction(
         chosen = [fit.chosen for fit in fits]
         result[part] = _summary(predictions, truth, chosen, index.shape[1], seed)
     return result
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: these products are so small that waiting for a second one costs more.
-
-    Two threads gain a fifth on idle cores, but took 20 times longer beside another busy process.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _truth(test_labels: ArrayLike, rows: int) -> NDArray[Any]:

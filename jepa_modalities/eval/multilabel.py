@@ -1,4 +1,4 @@
-"""Records with several labels at once: probes, macro AUC with missing classes, paired intervals."""
+"""Records with several labels at once: probes, and paired intervals of their macro AUC."""
 
 from __future__ import annotations
 
@@ -12,97 +12,20 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from jepa_modalities.eval.arms import CONTROLS, LEARNED, REQUIRED, Arm, suffix
+from jepa_modalities.eval.macro_auc import (
+    Array,
+    macro_auc,
+    resample_count,
+    resampled_macro,
+    resamples,
+)
 from jepa_modalities.eval.probes import floats, rotate, solve_logistic, standardise
 from jepa_modalities.eval.statistics import Interval, t_interval
 
-Array = NDArray[np.float64]
 # scikit-learn's C of each label's own logistic regression.
 C_GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 CHUNK = 100_000_000  # feature numbers that are repeated over labels at a time
-RESAMPLES = 1000
 PROBES = ("linear", "knn")
-
-
-def aucs(truth: ArrayLike, scores: ArrayLike) -> Array:
-    """Area under the ROC curve of each class, NaN where it has no positive or no negative.
-
-    Args:
-        truth: 0 or 1, (rows, classes).
-        scores: higher = more likely, (rows, classes).
-    """
-    y, s = np.asarray(truth), np.asarray(scores)
-    return _weighted_aucs(y, s, np.ones((1, len(y))))[0]
-
-
-def macro_auc(truth: ArrayLike, scores: ArrayLike) -> float:
-    """Mean of `aucs` over the classes that the rows hold both ways.
-
-    Raises:
-        ValueError: no such class.
-    """
-    found = aucs(truth, scores)
-    if np.isnan(found).all():
-        raise ValueError(
-            f"none of the {found.size} classes has both a positive and a negative among these rows"
-        )
-    return float(np.nanmean(found))
-
-
-def _weighted_aucs(y: NDArray[Any], s: NDArray[Any], counts: Array) -> Array:
-    """AUCs where every row counts so often, (resamples, classes); ties count half."""
-    found = np.full((len(counts), y.shape[1]), np.nan)
-    for column in range(y.shape[1]):
-        order = np.argsort(s[:, column], kind="stable")
-        value, positive = s[order, column], y[order, column].astype(bool)
-        weight = counts[:, order]
-        first = np.flatnonzero(np.r_[True, value[1:] != value[:-1]])  # of equal scores
-        plus = np.add.reduceat(weight * positive, first, axis=1)
-        minus = np.add.reduceat(weight * ~positive, first, axis=1)
-        below = np.cumsum(minus, axis=1) - minus / 2
-        pairs = plus.sum(1) * minus.sum(1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found[:, column] = np.where(pairs > 0, (plus * below).sum(1) / pairs, np.nan)
-    return found
-
-
-def resamples(truth: ArrayLike, num: int = RESAMPLES, seed: int = 0) -> Array:
-    """Bootstrap counts of the rows, (resamples, rows): the same for every arm, so paired.
-
-    A draw in which a class has lost its positives or negatives is drawn again: scikit-learn's
-    score would be NaN there, and leaving the class out would compare different sets of classes.
-
-    Args:
-        truth: (rows, classes); classes that are constant in it do not count.
-        num: number of resamples.
-        seed: of the resamples.
-
-    Raises:
-        ValueError: classes so rare that hardly any draw keeps them all.
-    """
-    y = np.asarray(truth).astype(np.float64)
-    y = y[:, (y.sum(0) > 0) & (y.sum(0) < len(y))]
-    generator = np.random.default_rng(seed)
-    kept: list[Array] = []
-    for _ in range(200):
-        drawn = generator.integers(0, len(y), (num, len(y)))
-        drawn += len(y) * np.arange(num)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=num * len(y)).reshape(num, len(y))
-        positives = counts @ y
-        fine = ((positives > 0) & (positives < len(y))).all(1)
-        kept.append(counts[fine].astype(np.float64))
-        if sum(map(len, kept)) >= num:
-            return np.concatenate(kept)[:num]
-    raise ValueError(
-        f"{sum(map(len, kept))} of {200 * num} resamples of {len(y)} rows hold all {y.shape[1]} "
-        f"classes; leave out classes with very few positives"
-    )
-
-
-def resampled_macro(truth: ArrayLike, scores: ArrayLike, counts: Array) -> Array:
-    """Macro AUC of every resample, (resamples,), over the classes that `truth` holds both ways."""
-    y = np.asarray(truth)
-    both = (y.sum(0) > 0) & (y.sum(0) < len(y))
-    return np.asarray(_weighted_aucs(y[:, both], np.asarray(scores)[:, both], counts).mean(1))
 
 
 def linear_multilabel(
@@ -309,11 +232,6 @@ def score_multilabel(
             found = t_interval(few[mine] - few[theirs])
             metrics |= _entry(f"paired/{name}-{control}/linear_{count}labels/macro_auc", found)
     return metrics, scored
-
-
-def resample_count(truth: NDArray[Any]) -> int:
-    """`RESAMPLES`, or the published 100 where the test set is so large that it would take long."""
-    return RESAMPLES if truth.size * RESAMPLES < 3e7 else 100
 
 
 def check_arms(arms: Sequence[Arm], probes: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from jepa_modalities.core.batch import Latents, Tokens, move
 from jepa_modalities.core.schedules import warmup_cosine
 from jepa_modalities.eval.features import pool
 from jepa_modalities.eval.finetune import layer_groups, mix
-from jepa_modalities.eval.multilabel import macro_auc
+from jepa_modalities.eval.macro_auc import macro_auc
 
 Array = NDArray[np.float64]
 

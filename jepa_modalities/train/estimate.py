@@ -25,8 +25,8 @@ from jepa_modalities.core.jepa import JEPA, JEPAOutput
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.core.registry import modalities
 from jepa_modalities.train.distributed import Processes
-from jepa_modalities.train.engine import check, num_steps, precision
 from jepa_modalities.train.hardware import Hardware
+from jepa_modalities.train.plan import check, num_steps, precision
 
 NUM_DRAWS = 32  # masks whose lengths are averaged
 NUM_STAGES = 5  # of training, where a hand-over changes what a step computes

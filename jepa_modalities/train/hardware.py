@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
+from jepa_modalities.core.threads import threads as cpu_threads
 from jepa_modalities.train.profile import PEAKS
 
 
@@ -73,23 +73,13 @@ def hardware(
         ValueError: unknown; lists what is known.
     """
     if name == "cpu":
-        with _threads(threads):
+        with cpu_threads(threads):
             bf16, fp32 = (product_rate(dtype, clock) for dtype in (torch.bfloat16, torch.float32))
         return Hardware("cpu", bf16, fp32, ram(), 0.0, 0.9, _OWN, balance=90.0)
     found = re.fullmatch(r"([a-z0-9]+?)(?:x([1-9][0-9]*))?", name)
     if found is None or found[1] not in GPUS:
         raise ValueError(f"hardware {name!r} is not known; there are {KNOWN}")
     return replace(GPUS[found[1]], name=name, devices=int(found[2] or 1))
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def product_rate(

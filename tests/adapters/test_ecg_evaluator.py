@@ -21,7 +21,7 @@ from jepa_modalities.core.masking import Masks
 from jepa_modalities.data.ecg.file import memory_records
 from jepa_modalities.data.ecg.records import Annotations, ECGRecords
 from jepa_modalities.data.ecg.synthetic import RHYTHMS, synthetic_ecg, synthetic_records
-from jepa_modalities.eval.multilabel import macro_auc
+from jepa_modalities.eval.macro_auc import macro_auc
 from jepa_modalities.eval.multilabel_head import AttentivePool, HeadRecipe, fit_head, predict
 from jepa_modalities.train.engine import untrained
 

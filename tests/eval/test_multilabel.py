@@ -8,14 +8,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from jepa_modalities.eval.arms import Arm
+from jepa_modalities.eval.macro_auc import aucs, macro_auc, resampled_macro, resamples
 from jepa_modalities.eval.multilabel import (
-    aucs,
     knn_multilabel,
     label_draws,
     linear_multilabel,
-    macro_auc,
-    resampled_macro,
-    resamples,
     score_multilabel,
 )
 

@@ -28,13 +28,10 @@ from jepa_modalities.train.engine import (
     Interrupted,
     NonFiniteLoss,
     Trainer,
-    check,
-    num_steps,
-    plan,
-    precision,
     untrained,
 )
 from jepa_modalities.train.log import Log, read
+from jepa_modalities.train.plan import check, num_steps, plan, precision
 from jepa_modalities.train.state import model_state
 
 ALONE = Processes(0, 1, torch.device("cpu"))

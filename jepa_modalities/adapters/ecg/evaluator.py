@@ -22,8 +22,9 @@ from jepa_modalities.adapters.ecg.tokenizer import ECGTokenizer
 from jepa_modalities.core.batch import Tokens
 from jepa_modalities.eval.arms import Arm, concatenate
 from jepa_modalities.eval.features import POOLINGS, FeatureCache, extract, fingerprint
-from jepa_modalities.eval.multilabel import PROBES, intervals, resamples, score_multilabel
-from jepa_modalities.eval.multilabel import resample_count as count_of
+from jepa_modalities.eval.macro_auc import resample_count as count_of
+from jepa_modalities.eval.macro_auc import resamples
+from jepa_modalities.eval.multilabel import PROBES, intervals, score_multilabel
 from jepa_modalities.eval.multilabel_head import HeadRecipe, fit_head
 
 if TYPE_CHECKING:

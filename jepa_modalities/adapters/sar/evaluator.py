@@ -161,7 +161,9 @@ def evaluate(
     return metrics
 
 
-def _features(adapter: SarAdapter, model: nn.Module, images: Tensor) -> dict[str, Array]:
+def encoder_features(adapter: SarAdapter, model: nn.Module, images: Tensor) -> dict[str, Array]:
+    """Features of the middle of each chip, by pooling, (chips, width)."""
+
     def tokenize(raw: Tensor) -> Tokens:
         tokens: Tokens = adapter.tokenizer(raw.to(adapter.tokenizer.device))
         return tokens
@@ -174,8 +176,8 @@ def _encoder_arm(
 ) -> Arm:
     return Arm(
         name,
-        [_features(adapter, model, train.images) for model in models],
-        [_features(adapter, model, test.images) for model in models],
+        [encoder_features(adapter, model, train.images) for model in models],
+        [encoder_features(adapter, model, test.images) for model in models],
     )
 
 
@@ -260,7 +262,7 @@ def _looks(
     y, truth = train.labels.numpy(), test.labels.numpy()
 
     def pooled(model: nn.Module, images: Tensor) -> Array:
-        return _features(adapter, model, images)[choice.pooling]
+        return encoder_features(adapter, model, images)[choice.pooling]
 
     functions: dict[str, Callable[[Tensor], Array]] = {
         name: partial(pooled, encoders[name][0]) for name in ("encoder", "untrained")

@@ -1,0 +1,172 @@
+"""SAR methods at equal cost: same chips, model size and counted FLOPs, several seeds, paired.
+
+    python benchmarks/sar_compare.py --on validation --tflop 6 --seeds 0
+    python benchmarks/sar_compare.py --on test --tflop 6 24 --seeds 0 1 2
+
+Choices are made on the gain-jittered validation chips; test files are written once per run. Every
+finished run leaves a file in --results/<on> that says which chip each probe got right: ridge with
+10, 20 and 40 labels per class (five draws, the same for every arm) and with all. Such runs are not
+repeated, and several processes may share the folder. `sar_compare_summary.py` makes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from equal_cost import once, train_within
+from evidence import RESULTS
+from numpy.typing import NDArray
+from torch import nn
+
+from jepa_modalities import api
+from jepa_modalities.adapters.sar.adapter import SarAdapter
+from jepa_modalities.adapters.sar.bar import (
+    bar_features,
+    gradient_features,
+    hog_features,
+    raw_features,
+)
+from jepa_modalities.adapters.sar.config import SarConfig
+from jepa_modalities.adapters.sar.evaluator import (
+    background_features,
+    chunked,
+    encoder_features,
+    linear_svm,
+    parts,
+    speckled,
+)
+from jepa_modalities.adapters.sar.source import Labelled
+from jepa_modalities.config import changed
+from jepa_modalities.eval.arms import Arm, concatenate
+from jepa_modalities.eval.fewshot import Probe, k_shot
+from jepa_modalities.eval.probes import ridge_probe
+from jepa_modalities.eval.ridge import loo_ridge_probe
+from jepa_modalities.train.engine import untrained
+
+SHOTS, DRAWS, LOOKS = (10, 20, 40), 5, (8, 4, 2, 1)
+WIDEST = "all_mean_std_max+grid4"
+POOLINGS = (WIDEST, "all_mean_std_max", "mean")
+TARGETS = ("pixels", "hog", "gradient", "gradient_gaussian", "ema", "gradient+ema")
+PLAIN = {"raw": raw_features, "bar": bar_features}
+SVM = {"gradient_svm": gradient_features, "hog_svm": hog_features}
+UNTRAINED = {"untrained": "vicreg", "untrained_image": "target_gradient"}  # by input
+Array = NDArray[Any]
+
+
+def arms() -> dict[str, SarConfig]:
+    """The compared methods on the small MSTAR model."""
+    base = {
+        "vicreg": api.recipe("sar_mstar_tiny_cpu"),
+        "vicreg_gradient": api.recipe("sar_jepa_vicreg_mstar_tiny_cpu"),
+        "sar_jepa": api.recipe("sar_jepa_mstar_tiny_cpu"),
+    }
+    strict = api.recipe("sar_mstar_small_strict").data.path
+    base["vicreg_strict"] = changed(base["vicreg"], {"data.path": strict})
+    target = api.recipe("sar_target_mstar_tiny_cpu")
+    kinds = {f"target_{k}": replace(target, target=replace(target.target, kind=k)) for k in TARGETS}
+    return base | kinds
+
+
+def config_of(arm: str, seed: int, on: str) -> SarConfig:
+    """The arm's recipe, scored on `on`."""
+    settings = {"train.seed": seed, "evaluate.on": on, "evaluate.poolings": POOLINGS}
+    return changed(arms()[arm], settings)
+
+
+def right_ones(x: Array, y: Array, t: Array, truth: Array, suffix: str, full: Any) -> Any:
+    """Where the probe is right: all labels, then each draw of few."""
+    found = {f"ridge{suffix}": full(x, y, t).predictions == truth}
+    few: Probe = loo_ridge_probe if full is ridge_probe else full
+    for shots in SHOTS:
+        draws = k_shot(x, y, t, truth, shots, DRAWS, 0, few).predictions
+        found |= {f"ridge_{shots}shot{n}{suffix}": d == truth for n, d in enumerate(draws)}
+    return found
+
+
+def robust(
+    features: Callable[[torch.Tensor], Array], train: Labelled, test: Labelled, suffix: str
+) -> Any:
+    """Where ridge with all labels is right under added speckle."""
+    y, truth = train.labels.numpy(), test.labels.numpy()
+    noisy = np.concatenate([features(speckled(test.images, looks)) for looks in LOOKS])
+    guesses = ridge_probe(features(train.images), y, noisy).predictions.reshape(len(LOOKS), -1)
+    return {f"looks{n}{suffix}": g == truth for n, g in zip(LOOKS, guesses, strict=True)}
+
+
+def score(encoder: nn.Module, adapter: SarAdapter) -> Any:
+    """One encoder: every pooling, beside the bar, its background alone, and under speckle."""
+    train, test = parts(adapter)
+    y, truth = train.labels.numpy(), test.labels.numpy()
+    x, t = (encoder_features(adapter, encoder, part.images) for part in (train, test))
+    right = {}
+    for pooling in POOLINGS:
+        right |= right_ones(x[pooling], y, t[pooling], truth, f"@{pooling}", ridge_probe)
+    plain = partial(chunked, function=partial(bar_features, size=adapter.config.data.size))
+    bar = Arm("bar", *({"": plain(part.images)} for part in (train, test)))
+    both = concatenate(Arm("encoder", {WIDEST: x[WIDEST]}, {WIDEST: t[WIDEST]}), bar).seeds()[0]
+    joined = right_ones(both[0][WIDEST], y, both[1][WIDEST], truth, f"@{WIDEST}", ridge_probe)
+    right |= {f"bar+{name}": value for name, value in joined.items()}
+    ring = [background_features(adapter, encoder, part.images) for part in (train, test)]
+    alone = right_ones(ring[0], y, ring[1], truth, f"@{WIDEST}", ridge_probe)
+    right |= {f"background {name}": value for name, value in alone.items()}
+    return right | robust(
+        lambda images: encoder_features(adapter, encoder, images)[WIDEST], train, test, f"@{WIDEST}"
+    )
+
+
+def control(name: str, seed: int, on: str) -> Any:
+    """One control."""
+    adapter = SarAdapter(config_of(UNTRAINED.get(name, "vicreg"), seed, on))
+    if name in UNTRAINED:
+        return score(untrained(adapter.config, adapter, seed).eval(), adapter)
+    train, test = parts(adapter)
+    function = partial((PLAIN | SVM)[name], size=adapter.config.data.size)
+    features = partial(chunked, function=function)
+    x, t = features(train.images), features(test.images)
+    y, truth = train.labels.numpy(), test.labels.numpy()
+    if name in SVM:
+        return right_ones(x, y, t, truth, "@", linear_svm)
+    return right_ones(x, y, t, truth, "@", ridge_probe) | robust(features, train, test, "@")
+
+
+def main() -> None:
+    """Run what is missing."""
+    controls = (*PLAIN, *SVM, *UNTRAINED)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--on", choices=("validation", "test"), default="validation")
+    parser.add_argument("--tflop", type=float, nargs="+", default=[6.0], help="budgets per run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--arms", nargs="+", default=[*controls, *arms()])
+    parser.add_argument("--work", type=Path, default=Path("runs/sar_compare"))
+    parser.add_argument("--results", type=Path, default=RESULTS / "sar_compare")
+    parser.add_argument("--threads", type=int, default=1)
+    own = parser.parse_args()
+    torch.set_num_threads(own.threads)
+
+    def run(name: str, compute: Callable[[], tuple[Any, Any]]) -> None:
+        once(own.results / own.on / f"{name}.json", own.threads, compute)
+
+    def trained(arm: str, seed: int, tflop: float) -> tuple[Any, Any]:
+        config = config_of(arm, seed, own.on)
+        adapter, folder = SarAdapter(config), own.work / f"{arm}-{tflop:g}-{seed}"
+        jepa, facts = train_within(adapter, config, tflop, folder)
+        return score(jepa.teacher.eval(), adapter), facts
+
+    for name in (n for n in own.arms if n in controls):
+        for seed in own.seeds if name in UNTRAINED else [0]:
+            run(f"{name}-0-{seed}", lambda n=name, s=seed: (control(n, s, own.on), {}))
+    for seed in own.seeds:
+        for tflop in own.tflop:
+            for arm in (n for n in own.arms if n not in controls):
+                run(f"{arm}-{tflop:g}-{seed}", lambda a=arm, s=seed, b=tflop: trained(a, s, b))
+
+
+if __name__ == "__main__":
+    main()
