@@ -112,7 +112,8 @@ def _pool(x: Tensor, positions: Tensor, kind: str, valid: Tensor | None) -> Tens
     mean = (weight * x).sum(1)
     if kind == "mean":
         return mean
-    std = (weight * (x - mean[:, None]).square()).sum(1).sqrt()
+    # The floor keeps gradients finite where all tokens are equal.
+    std = (weight * (x - mean[:, None]).square()).sum(1).clamp_min(1e-24).sqrt()
     shown = x if valid is None else x.masked_fill(~valid[..., None], -torch.inf)
     return torch.cat([mean, std, shown.amax(1)], dim=-1)
 

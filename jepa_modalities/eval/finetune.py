@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,8 +18,11 @@ from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Tokens, move
 from jepa_modalities.core.schedules import warmup_cosine
-from jepa_modalities.eval.features import pool
+from jepa_modalities.eval.features import encode, pool
 from jepa_modalities.eval.probes import Fit
+from jepa_modalities.eval.ridge import LinearModel, loo_ridge
+
+SHARPNESS = 10.0  # logits per unit of a ridge probe's score
 
 Group = dict[str, Any]
 
@@ -38,6 +41,9 @@ class Recipe:
         label_smoothing: probability given to all classes alike.
         mixup: both parameters of the Beta distribution of the mixing share; 0 = off.
         clip: largest norm of the gradient.
+        pooling: of the tokens in front of the head, see `eval.features.POOLINGS`.
+        head: "zero", or "ridge": start from the frozen probe on standardised features, so that the
+            first step already knows what the probe knows (LP-FT, Kumar et al. 2022).
     """
 
     epochs: int = 20
@@ -49,34 +55,51 @@ class Recipe:
     label_smoothing: float = 0.1
     mixup: float = 0.0
     clip: float = 3.0
+    pooling: str = "mean"
+    head: Literal["zero", "ridge"] = "zero"
 
 
 class Classifier(nn.Module):
-    """An encoder, the mean of its tokens, and a linear head that starts at zero.
+    """An encoder, its pooled tokens, fixed standardisation, and a linear head that starts at zero.
 
     Args:
         encoder: `encoder(tokens) -> Latents`, or a timm model on images.
         width: of the pooled feature.
         classes: number of classes.
+        pooling: of the tokens.
     """
 
-    def __init__(self, encoder: nn.Module, width: int, classes: int) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: nn.Module, width: int, classes: int, pooling: str = "mean") -> None:
         super().__init__()
-        self.encoder, self.head = encoder, nn.Linear(width, classes)
+        self.encoder, self.head, self.pooling = encoder, nn.Linear(width, classes), pooling
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, inputs: Tokens | Tensor) -> Tensor:
         """Tokens, or images for a timm model -> logits (batch, classes)."""
-        return self.head(represent(self.encoder, inputs))  # type: ignore[no-any-return]
+        features = represent(self.encoder, inputs, self.pooling)
+        return self.head((features - self.mean) / self.std)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def start_from(self, probe: LinearModel) -> None:
+        """Take over a ridge probe; its scores lie between 0 and 1, so they are stretched."""
+        self.mean.copy_(probe.mean[0])
+        self.std.copy_(probe.std[0])
+        self.head.weight.copy_(probe.weight.T * SHARPNESS)
+        self.head.bias.copy_(probe.level * SHARPNESS)
 
 
-def represent(encoder: nn.Module, inputs: Tokens | Tensor) -> Tensor:
-    """The pooled feature, (batch, width): mean token of our encoders, timm's own pooling."""
+def represent(encoder: nn.Module, inputs: Tokens | Tensor, pooling: str = "mean") -> Tensor:
+    """The pooled feature, (batch, width): tokens of our encoders, timm's own pooling."""
+    if isinstance(inputs, Tokens):
+        return pool(encode(encoder, inputs, (pooling,)), pooling, inputs.valid)
     out = encoder(inputs)
-    if isinstance(out, Tensor):
-        return out
-    return pool(out, "mean", inputs.valid if isinstance(inputs, Tokens) else None)
+    return out if isinstance(out, Tensor) else pool(out, pooling)
 
 
 def is_timm(encoder: nn.Module) -> bool:
@@ -184,7 +207,7 @@ def finetune(
     place = torch.device(device)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = _classifier(encoder, tokenize, train_raw, len(classes), place)
+        model = _classifier(encoder, tokenize, train_raw, torch.from_numpy(code), recipe, place)
         onehot = F.one_hot(torch.from_numpy(code)).float()
         _train(model, tokenize, train_raw, onehot, recipe, augment, seed, place)
     scores = _predict(model, tokenize, test_raw, recipe.batch_size, place)
@@ -194,14 +217,19 @@ def finetune(
 
 
 def _classifier(
-    encoder: nn.Module, tokenize: Any, raw: Any, classes: int, device: torch.device
+    encoder: nn.Module, tokenize: Any, raw: Any, label: Tensor, recipe: Recipe, device: torch.device
 ) -> Classifier:
     twin = copy.deepcopy(encoder).to(device).requires_grad_(True).eval()
     if is_timm(twin):
         twin.reset_classifier(0)  # type: ignore[operator]
     with torch.no_grad():
-        width = represent(twin, move(tokenize(raw[:2]), device)).shape[-1]
-    return Classifier(twin, width, classes).to(device)
+        rows, size = len(raw) if recipe.head == "ridge" else 2, recipe.batch_size
+        parts = (raw[at : min(at + size, rows)] for at in range(0, rows, size))
+        features = [represent(twin, move(tokenize(part), device), recipe.pooling) for part in parts]
+    model = Classifier(twin, features[0].shape[-1], int(label.max()) + 1, recipe.pooling).to(device)
+    if recipe.head == "ridge":
+        model.start_from(loo_ridge(torch.cat(features).float().cpu().numpy(), label))
+    return model
 
 
 def _train(

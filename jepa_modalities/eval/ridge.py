@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from jepa_modalities.eval.probes import Fit, check_rows, floats, standardise
@@ -17,9 +19,26 @@ from jepa_modalities.eval.probes import Fit, check_rows, floats, standardise
 GRID: tuple[float, ...] = tuple(10 ** (n / 2) for n in range(-6, 7))
 
 
-def loo_ridge_probe(
-    train_x: ArrayLike, train_y: ArrayLike, test_x: ArrayLike, grid: Sequence[float] = GRID
-) -> Fit:
+@dataclass(frozen=True)
+class LinearModel:
+    """Scores = (x - mean) / std @ weight + level.
+
+    Attributes:
+        mean: (1, width).
+        std: (1, width).
+        weight: float64, (width, classes).
+        level: float64, (classes,).
+        chosen: penalty and its leave-one-out accuracy.
+    """
+
+    mean: Tensor
+    std: Tensor
+    weight: Tensor
+    level: Tensor
+    chosen: dict[str, Any]
+
+
+def loo_ridge(x_rows: NDArray[Any], label: Tensor, grid: Sequence[float] = GRID) -> LinearModel:
     """Ridge regression on one-hot labels, its penalty chosen by leave-one-out on the given rows.
 
     With H = X (X'X + nw)^-1 X' of centred features, the prediction for row i without row i is
@@ -27,22 +46,14 @@ def loo_ridge_probe(
     eigendecomposition serves every penalty. Highest accuracy wins, then the smaller squared error.
 
     Args:
-        train_x: (rows, width).
-        train_y: labels of any dtype, (rows,).
-        test_x: (test rows, width).
+        x_rows: (rows, width).
+        label: class numbers from 0, long, (rows,).
         grid: penalties w per training row.
-
-    Raises:
-        ValueError: see `eval.probes.check_rows`.
     """
-    start = time.perf_counter()
-    x_rows, y_rows, t_rows = check_rows(train_x, train_y, test_x)
-    classes, code = np.unique(y_rows, return_inverse=True)
-    train, test = floats(x_rows), floats(t_rows)
+    train = floats(x_rows)
     mean, std = standardise(train)
-    x, t = ((train - mean) / std).double(), ((test - mean) / std).double()
-    label = torch.from_numpy(code)
-    onehot = F.one_hot(label, len(classes)).double()
+    x = ((train - mean) / std).double()
+    onehot = F.one_hot(label).double()
     level = onehot.mean(0)
     y, count = onehot - level, len(x)
     left, square, back = _axes(x)
@@ -57,11 +68,32 @@ def loo_ridge_probe(
         tried.append((float(hit), -float(error.square().mean()), weight))
     accuracy, _, best = max(tried)
     solution = back @ (inner / (square + best * count)[:, None])
-    scores = t @ solution + level
-    chosen = {"weight": best, "held_out": accuracy}
+    return LinearModel(mean, std, solution, level, {"weight": best, "held_out": accuracy})
+
+
+def loo_ridge_probe(
+    train_x: ArrayLike, train_y: ArrayLike, test_x: ArrayLike, grid: Sequence[float] = GRID
+) -> Fit:
+    """`loo_ridge` as a probe.
+
+    Args:
+        train_x: (rows, width).
+        train_y: labels of any dtype, (rows,).
+        test_x: (test rows, width).
+        grid: penalties w per training row.
+
+    Raises:
+        ValueError: see `eval.probes.check_rows`.
+    """
+    start = time.perf_counter()
+    x_rows, y_rows, t_rows = check_rows(train_x, train_y, test_x)
+    classes, code = np.unique(y_rows, return_inverse=True)
+    model = loo_ridge(x_rows, torch.from_numpy(code), grid)
+    t = ((floats(t_rows) - model.mean) / model.std).double()
+    scores = t @ model.weight + model.level
     return Fit(
         classes[scores.argmax(1).numpy()],
-        chosen,
+        model.chosen,
         time.perf_counter() - start,
         scores.float().numpy(),
         classes,

@@ -15,7 +15,8 @@ from jepa_modalities.core.block import Style
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.positions import LearnedPosition, SinCosPosition, grid_positions
 from jepa_modalities.eval.features import extract
-from jepa_modalities.eval.finetune import Recipe, finetune, layer_groups, mix
+from jepa_modalities.eval.finetune import SHARPNESS, Recipe, finetune, layer_groups, mix
+from jepa_modalities.eval.ridge import loo_ridge_probe
 
 POSITIONS = grid_positions(4)
 QUICK = Recipe(epochs=10, batch_size=16, lr=5e-3, label_smoothing=0.0)
@@ -142,3 +143,27 @@ def test_errors() -> None:
     x[3] = torch.nan
     with pytest.raises(FloatingPointError, match="epoch 1"):
         finetune(small_encoder(), tokenize, x, y, x, QUICK)
+
+
+def test_a_ridge_start_is_the_frozen_probe_before_the_first_step() -> None:
+    encoder, (x, y), (t, truth) = small_encoder(), task(60), task(200, seed=1)
+    pooling = "all_mean_std_max+tokens"
+    still = replace(QUICK, epochs=1, lr=0.0, pooling=pooling, head="ridge")
+    fit = finetune(encoder, tokenize, x, y, t, still)
+    features = [extract(encoder, tokenize, part, (pooling,))[pooling] for part in (x, t)]
+    frozen = loo_ridge_probe(features[0], y, features[1])
+    assert fit.scores is not None and frozen.scores is not None
+    np.testing.assert_allclose(fit.scores, frozen.scores * SHARPNESS, atol=2e-3)
+    assert (fit.predictions == truth).mean() > 0.7
+    moved = finetune(encoder, tokenize, x, y, t, replace(still, epochs=3, lr=1e-3))
+    assert moved.scores is not None and not np.allclose(moved.scores, fit.scores, atol=1e-2)
+
+
+def test_equal_tokens_have_finite_gradients() -> None:
+    flat = torch.ones(8, 12)  # all tokens alike: their standard deviation is zero
+    encoder = small_encoder()
+    recipe = replace(QUICK, epochs=1, pooling="mean_std_max")
+    with torch.no_grad():
+        encoder.position = SinCosPosition(16, scale=0.0)
+    fit = finetune(encoder, tokenize, flat, np.arange(8) % 2, flat, recipe)
+    assert fit.scores is not None and np.isfinite(fit.scores).all()

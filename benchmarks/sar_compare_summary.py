@@ -1,0 +1,181 @@
+"""Tables from the files that `sar_compare.py` leaves.
+
+    python benchmarks/sar_compare_summary.py --on validation
+
+Writes `<on>.json` and `<on>.md` into the results folder and prints the tables. Accuracies are means
+over seeds and, with few labels, over five draws, whose standard deviation stands behind +-.
+Intervals in brackets: paired bootstrap over chips of the difference, in points; they speak of other
+chips, not of other draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from evidence import RESULTS, read_evidence
+from numpy.typing import NDArray
+from sar_compare import DRAWS, LOOKS, POOLINGS, SHOTS, WIDEST
+
+from jepa_modalities.eval.statistics import bootstrap_interval, paired_bootstrap
+
+Array = NDArray[np.float64]
+Runs = dict[tuple[str, float], dict[str, Array]]
+LABELS = (*(str(n) for n in SHOTS), "all")
+
+
+def collect(folder: Path) -> Runs:
+    """Correctness (seeds, chips) of every (arm, budget) and probe; few labels also over draws."""
+    parts: dict[tuple[str, float], dict[str, list[Array]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(folder.glob("*.json")):
+        arm, budget, _ = path.stem.rsplit("-", 2)
+        for probe, value in read_evidence(path)[1].items():
+            parts[arm, float(budget)][probe].append(value.astype(np.float64))
+    return {k: {p: np.stack(v) for p, v in probes.items()} for k, probes in parts.items()}
+
+
+def few(probes: dict[str, Array], labels: str, prefix: str = "", suffix: str = WIDEST) -> Any:
+    """Correctness (draws, chips), averaged over seeds; None where it was not scored."""
+    kinds = ["ridge"] if labels == "all" else [f"ridge_{labels}shot{n}" for n in range(DRAWS)]
+    # Arms without tokens have no pooling.
+    for end in (WIDEST, "") if suffix == WIDEST else (suffix,):
+        keys = [f"{prefix}{kind}@{end}" for kind in kinds]
+        if all(key in probes for key in keys):
+            return np.stack([probes[key].mean(0) for key in keys])
+    return None
+
+
+def control_of(arm: str) -> str:
+    """The untrained encoder with the same input."""
+    return "untrained_image" if arm.startswith(("target", "sar_jepa")) else "untrained"
+
+
+def entry(values: Array | None) -> dict[str, float] | None:
+    """Mean over draws with its bootstrap interval over chips, and the spread over draws."""
+    if values is None:
+        return None
+    mean, low, high = bootstrap_interval(values)
+    spread = float(values.mean(1).std(ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": mean, "low": low, "high": high, "draws_sd": spread}
+
+
+def against(ours: Array | None, theirs: Array | None) -> dict[str, float] | None:
+    """Paired difference."""
+    if ours is None or theirs is None:
+        return None
+    return dict(zip(("mean", "low", "high"), paired_bootstrap(ours, theirs), strict=True))
+
+
+def summary(runs: Runs) -> dict[str, Any]:
+    """Every arm and budget: scores by labels, and paired differences."""
+    table: dict[str, Any] = {}
+    bar = runs.get(("bar", 0.0), {})
+    for (arm, budget), probes in sorted(runs.items(), key=lambda item: (item[0][1], item[0][0])):
+        untrained = runs.get((control_of(arm), 0.0), {})
+        same = runs.get(("vicreg", budget), {}) if arm != "vicreg" else {}
+        row: dict[str, Any] = {"seeds": len(next(iter(probes.values())))}
+        for labels in LABELS:
+            ours = few(probes, labels)
+            row[labels] = entry(ours)
+            row[f"{labels} bar+"] = entry(few(probes, labels, "bar+"))
+            row[f"{labels} background"] = entry(few(probes, labels, "background "))
+            for pooling in POOLINGS[1:]:
+                row[f"{labels} {pooling}"] = entry(few(probes, labels, suffix=pooling))
+            if budget:
+                row[f"{labels} - untrained"] = against(ours, few(untrained, labels))
+                row[f"{labels} - bar"] = against(ours, few(bar, labels))
+                row[f"{labels} bar+ - bar"] = against(few(probes, labels, "bar+"), few(bar, labels))
+                row[f"{labels} - vicreg"] = against(ours, few(same, labels))
+        for looks in LOOKS:
+            values = probes.get(f"looks{looks}@{WIDEST}", probes.get(f"looks{looks}@"))
+            row[f"looks {looks}"] = None if values is None else entry(values.mean(0)[None])
+        table[f"{arm} {budget:g}"] = row
+    return table
+
+
+def number(value: Any, spread: bool = False) -> str:
+    """Per cent."""
+    if value is None:
+        return ""
+    text = f"{100 * value['mean']:.1f}"
+    return f"{text} +-{100 * value['draws_sd']:.1f}" if spread and value["draws_sd"] else text
+
+
+def pair(value: Any) -> str:
+    """A difference in points with its interval."""
+    if value is None:
+        return ""
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * value[k] for k in ("mean", "low", "high")))
+
+
+def lines(title: str, heads: list[str], rows: list[list[str]]) -> str:
+    """A table of the rows that hold anything; nothing where none does."""
+    kept = [row for row in rows if any(row[3:])]
+    if not kept:
+        return ""
+    body = [heads, ["---"] * len(heads), *kept]
+    return f"{title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in body) + "\n"
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """All tables."""
+
+    def rows(cells: Any) -> list[list[str]]:
+        found = []
+        for name, row in table.items():
+            arm, budget = name.split()
+            found.append([arm, budget if budget != "0" else "", str(row["seeds"]), *cells(row)])
+        return found
+
+    start = ["arm", "TFLOP", "seeds"]
+    tables = [
+        lines(
+            "Ridge, labels per class (widest pooling)",
+            [*start, *LABELS, *(f"{n}, with the bar" for n in LABELS)],
+            rows(
+                lambda r: (
+                    [number(r[n], True) for n in LABELS] + [number(r[f"{n} bar+"]) for n in LABELS]
+                )
+            ),
+        )
+    ]
+    for title, key in (
+        ("Minus the untrained encoder with the same input", "- untrained"),
+        ("Minus the bar", "- bar"),
+        ("Encoder with the bar, minus the bar", "bar+ - bar"),
+        ("Minus two-view VICReg at equal cost", "- vicreg"),
+    ):
+        cells = rows(lambda r, k=key: [pair(r.get(f"{n} {k}")) for n in LABELS])
+        tables.append(lines(title, [*start, *LABELS], cells))
+    for title, key in (
+        ("Background alone: the outer ring of tokens", "background"),
+        *((f"Pooling {pooling}", pooling) for pooling in POOLINGS[1:]),
+    ):
+        cells = rows(lambda r, k=key: [number(r[f"{n} {k}"]) for n in LABELS])
+        tables.append(lines(title, [*start, *LABELS], cells))
+    looks = rows(lambda r: [number(r["all"]), *(number(r[f"looks {n}"]) for n in LOOKS)])
+    looks = [row for row in looks if any(row[4:])]
+    heads = [*start, "clean", *(f"{n} looks" for n in LOOKS)]
+    tables.append(lines("Under added speckle (probe fitted on clean chips)", heads, looks))
+    return "\n".join(table for table in tables if table)
+
+
+def main() -> None:
+    """Write and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--on", choices=("validation", "test"), default="validation")
+    parser.add_argument("--results", type=Path, default=RESULTS / "sar_compare")
+    own = parser.parse_args()
+    table = summary(collect(own.results / own.on))
+    (own.results / f"{own.on}.json").write_text(json.dumps(table, indent=1))
+    text = markdown(table)
+    (own.results / f"{own.on}.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
