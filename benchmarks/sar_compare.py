@@ -43,6 +43,7 @@ from jepa_modalities.adapters.sar.evaluator import (
     speckled,
 )
 from jepa_modalities.adapters.sar.source import Labelled
+from jepa_modalities.adapters.sar.tuning import fine_tune
 from jepa_modalities.config import changed
 from jepa_modalities.eval.arms import Arm, concatenate
 from jepa_modalities.eval.fewshot import Probe, k_shot
@@ -121,11 +122,20 @@ def score(encoder: nn.Module, adapter: SarAdapter) -> Any:
     )
 
 
-def control(name: str, seed: int, on: str) -> Any:
+def tuned(encoder: nn.Module, adapter: SarAdapter) -> Any:
+    """Where the encoder is right after fine-tuning on each of the first draws of 40 labels."""
+    train, test = parts(adapter)
+    truth = test.labels.numpy()
+    fits = fine_tune(adapter, encoder, train, test)
+    return {f"finetune_40shot{n}": fit.predictions == truth for n, fit in enumerate(fits)}
+
+
+def control(name: str, seed: int, on: str, finetune: bool) -> Any:
     """One control."""
     adapter = SarAdapter(config_of(UNTRAINED.get(name, "vicreg"), seed, on))
     if name in UNTRAINED:
-        return score(untrained(adapter.config, adapter, seed).eval(), adapter)
+        model = untrained(adapter.config, adapter, seed).eval()
+        return score(model, adapter) | (tuned(model, adapter) if finetune else {})
     train, test = parts(adapter)
     function = partial((PLAIN | SVM)[name], size=adapter.config.data.size)
     features = partial(chunked, function=function)
@@ -144,6 +154,7 @@ def main() -> None:
     parser.add_argument("--tflop", type=float, nargs="+", default=[6.0], help="budgets per run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", default=[*controls, *arms()])
+    parser.add_argument("--finetune", action="store_true", help="also 40 labels, two draws")
     parser.add_argument("--work", type=Path, default=Path("runs/sar_compare"))
     parser.add_argument("--results", type=Path, default=RESULTS / "sar_compare")
     parser.add_argument("--threads", type=int, default=1)
@@ -157,11 +168,14 @@ def main() -> None:
         config = config_of(arm, seed, own.on)
         adapter, folder = SarAdapter(config), own.work / f"{arm}-{tflop:g}-{seed}"
         jepa, facts = train_within(adapter, config, tflop, folder)
-        return score(jepa.teacher.eval(), adapter), facts
+        right = score(jepa.teacher.eval(), adapter)
+        return right | (tuned(jepa.teacher, adapter) if own.finetune else {}), facts
 
     for name in (n for n in own.arms if n in controls):
         for seed in own.seeds if name in UNTRAINED else [0]:
-            run(f"{name}-0-{seed}", lambda n=name, s=seed: (control(n, s, own.on), {}))
+            run(
+                f"{name}-0-{seed}", lambda n=name, s=seed: (control(n, s, own.on, own.finetune), {})
+            )
     for seed in own.seeds:
         for tflop in own.tflop:
             for arm in (n for n in own.arms if n not in controls):

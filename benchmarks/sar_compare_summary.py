@@ -90,6 +90,12 @@ def summary(runs: Runs) -> dict[str, Any]:
                 row[f"{labels} - bar"] = against(ours, few(bar, labels))
                 row[f"{labels} bar+ - bar"] = against(few(probes, labels, "bar+"), few(bar, labels))
                 row[f"{labels} - vicreg"] = against(ours, few(same, labels))
+        drawn = [v.mean(0) for k, v in sorted(probes.items()) if k.startswith("finetune")]
+        row["finetune"] = entry(np.stack(drawn) if drawn else None)
+        if drawn:
+            frozen = few(probes, "40")[: len(drawn)]
+            row["finetune frozen"] = entry(frozen)
+            row["finetune - frozen"] = against(np.stack(drawn), frozen)
         for looks in LOOKS:
             values = probes.get(f"looks{looks}@{WIDEST}", probes.get(f"looks{looks}@"))
             row[f"looks {looks}"] = None if values is None else entry(values.mean(0)[None])
@@ -157,6 +163,10 @@ def markdown(table: dict[str, Any]) -> str:
     ):
         cells = rows(lambda r, k=key: [number(r[f"{n} {k}"]) for n in LABELS])
         tables.append(lines(title, [*start, *LABELS], cells))
+    keys = ("finetune", "finetune frozen")
+    cells = rows(lambda r: [*(number(r.get(k)) for k in keys), pair(r.get("finetune - frozen"))])
+    heads = [*start, "fine-tuned", "frozen probe, same draws", "difference"]
+    tables.append(lines("Fine-tuning, 40 labels per class", heads, cells))
     looks = rows(lambda r: [number(r["all"]), *(number(r[f"looks {n}"]) for n in LOOKS)])
     looks = [row for row in looks if any(row[4:])]
     heads = [*start, "clean", *(f"{n} looks" for n in LOOKS)]

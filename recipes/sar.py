@@ -240,7 +240,7 @@ def sar_jepa_base() -> SarConfig:
             betas=(0.9, 0.95),
             precision="fp32",
         ),
-        evaluate=SarEvaluateConfig(untrained=1),
+        evaluate=SarEvaluateConfig(untrained=1, finetune_head="mean"),
     )
 
 

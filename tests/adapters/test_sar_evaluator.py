@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jepa_modalities.adapters.base import build_encoder
-from jepa_modalities.adapters.sar import evaluator, source
+from jepa_modalities.adapters.sar import evaluator, source, tuning
 from jepa_modalities.adapters.sar.adapter import SarAdapter
 from jepa_modalities.adapters.sar.config import (
     SarAugmentConfig,
@@ -154,18 +154,22 @@ def test_size_is_scored_where_it_varies(adapter: SarAdapter) -> None:
     assert (size.seeds()[0][0][""] == sizes[0].numpy()).all()
 
 
+@pytest.mark.parametrize("head", ["probe", "mean"])
 def test_fine_tuning_beside_random_weights(
-    adapter: SarAdapter, monkeypatch: pytest.MonkeyPatch
+    adapter: SarAdapter, monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
-    monkeypatch.setattr(evaluator, "FINETUNE", Recipe(epochs=1, batch_size=6))
+    monkeypatch.setattr(tuning, "FINETUNE", Recipe(epochs=1, batch_size=6))
+    monkeypatch.setattr(tuning, "PROBE_FINETUNE", Recipe(epochs=1, batch_size=6, head="ridge"))
     tuned = SarAdapter.__new__(SarAdapter)
     tuned.__dict__ = {**adapter.__dict__}
-    choice = replace(CONFIG.evaluate, finetune_shots=2, finetune_draws=2)
+    choice = changed(
+        CONFIG.evaluate, {"finetune_shots": 2, "finetune_draws": 2, "finetune_head": head}
+    )
     tuned.config = replace(CONFIG, evaluate=choice)
     train, test = (adapter.source.labelled(name) for name in ("train", "test"))
-    found = evaluator._finetuned(tuned, encoders(adapter), train, test)
+    found = tuning.finetuned(tuned, encoders(adapter), train, test)
     assert {f"{arm}/finetune_2shot/accuracy" for arm in ("encoder", "untrained")} <= set(found)
-    small = evaluator.augmented(tuned, CONFIG.view_augment, train.images[:5], torch.Generator())
+    small = tuning.augmented(tuned, CONFIG.view_augment, train.images[:5], torch.Generator())
     assert small.shape == (5, 1, 56, 56)
 
 

@@ -129,6 +129,9 @@ class SarEvaluateConfig(EvaluateConfig):
     """also the field's features with a linear support vector machine"""
     finetune_shots: int = 40
     """finetune: labels per class"""
+    finetune_head: Literal["probe", "mean"] = "probe"
+    """finetune: from the frozen ridge probe on `pooling` (LP-FT), or as published: mean token, head
+    from zero, 40 epochs"""
     finetune_draws: int = 2
     """finetune: label draws"""
 

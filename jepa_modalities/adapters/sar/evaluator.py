@@ -14,25 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jepa_modalities.adapters.sar.augment import change, cut, draw_move, moves_only
 from jepa_modalities.adapters.sar.bar import (
     bar_features,
     gradient_features,
     hog_features,
     raw_features,
 )
-from jepa_modalities.adapters.sar.config import SarAugmentConfig
 from jepa_modalities.adapters.sar.source import Labelled
 from jepa_modalities.adapters.sar.tokenizer import PADDING, centre
+from jepa_modalities.adapters.sar.tuning import finetuned
 from jepa_modalities.core.batch import Latents, Tokens
-from jepa_modalities.core.draw import Draw, seeded
+from jepa_modalities.core.draw import seeded
 from jepa_modalities.data.sar.speckle import add_speckle
 from jepa_modalities.eval.arms import FEW_PROBES, PROBES, Arm, concatenate, score_arms
 from jepa_modalities.eval.features import extract, pool, unknown_poolings
-from jepa_modalities.eval.fewshot import class_draws, k_shot
-from jepa_modalities.eval.finetune import Recipe, finetune
+from jepa_modalities.eval.fewshot import k_shot
 from jepa_modalities.eval.probes import Fit, ridge_probe
-from jepa_modalities.eval.statistics import bootstrap_interval, t_interval
+from jepa_modalities.eval.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from jepa_modalities.adapters.sar.adapter import SarAdapter
@@ -41,16 +39,6 @@ Array = NDArray[Any]
 # LinearSVC's C, chosen by 3-fold cross-validation inside the labelled rows.
 SVM_GRID = (1e-4, 1e-3, 1e-2)  # of standardised features
 PLAIN_SVM_GRID = (1e-2, 1e-1, 1.0)
-# SAR-JEPA's fine-tuning (its evaluation code): 40 epochs, batch 50, AdamW 1e-3, decay 5e-4.
-FINETUNE = Recipe(
-    epochs=40,
-    batch_size=50,
-    lr=1e-3,
-    weight_decay=5e-4,
-    layer_decay=1.0,
-    warmup=0.05,
-    label_smoothing=0.0,
-)
 
 
 def check(adapter: SarAdapter) -> None:
@@ -153,7 +141,7 @@ def evaluate(
             x, t = (chunked(p.images, partial(function, size=size)) for p in (train, test))
             metrics |= _svm_scores(name, x, y, t, truth, choice.shots, choice.draws)
     if choice.finetune:
-        metrics |= _finetuned(adapter, encoders, train, test)
+        metrics |= finetuned(adapter, encoders, train, test)
     metrics["data/train_labels"] = float(len(y))
     metrics["data/test_samples"] = float(len(truth))
     metrics["data/pretraining_samples"] = float(len(adapter.source))
@@ -344,51 +332,3 @@ def _svm_scores(
         key = f"{name}/svm_{count}shot/accuracy"
         metrics |= {key: few.mean, f"{key}_low": few.low, f"{key}_high": few.high}
     return metrics
-
-
-def _finetuned(
-    adapter: SarAdapter, encoders: dict[str, list[nn.Module]], train: Labelled, test: Labelled
-) -> dict[str, float]:
-    """All weights trained on few labels, from the pretrained and from untrained weights."""
-    config, choice = adapter.config, adapter.config.evaluate
-    augment = config.view_augment if config.views else config.augment
-    rows = class_draws(train.labels.numpy(), choice.finetune_shots, choice.finetune_draws)
-
-    def tokenize(raw: Tensor) -> Tokens:
-        tokens: Tokens = adapter.tokenizer(raw.to(adapter.tokenizer.device))
-        return tokens
-
-    metrics: dict[str, float] = {}
-    for name in ("encoder", "untrained"):
-        accuracies = []
-        for number, chosen in enumerate(rows):
-            few = train.subset(torch.from_numpy(chosen))
-            fit = finetune(
-                encoders[name][0],
-                tokenize,
-                few.images,
-                few.labels.numpy(),
-                test.images,
-                FINETUNE,
-                partial(augmented, adapter, augment),
-                seed=number,
-                device=adapter.tokenizer.device,
-            )
-            accuracies.append(float((fit.predictions == test.labels.numpy()).mean()))
-        mean, low, high = t_interval(accuracies)
-        key = f"{name}/finetune_{choice.finetune_shots}shot/accuracy"
-        metrics |= {key: mean, f"{key}_low": low, f"{key}_high": high}
-    return metrics
-
-
-def augmented(
-    adapter: SarAdapter, augment: SarAugmentConfig, raw: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Shifted and mirrored chips for fine-tuning, with the margin around them."""
-    data = adapter.config.data
-    size = (data.size[0] + 2 * data.margin, data.size[1] + 2 * data.margin)
-    draw = Draw(len(raw), 0, len(raw), generator)
-    spare = torch.tensor([raw.shape[-2] - size[0], raw.shape[-1] - size[1]])
-    room = torch.stack([torch.zeros_like(spare), spare], -1).expand(len(raw), -1, -1)
-    images = raw if moves_only(augment) else change(raw, augment, draw)
-    return cut(images, draw_move(augment, room, draw), size)

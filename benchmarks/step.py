@@ -1,0 +1,415 @@
+"""One training step of any modality: its phases, and the same step in the plain formulation.
+
+    OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 python benchmarks/step.py --threads 1
+    python benchmarks/step.py --modality image --device cuda --precision bf16
+
+The plain formulation has the same networks, weights and batch, and computes the same loss (checked
+before anything is timed), written the way published code is: masks from a Python loop over samples,
+all patches embedded and then gathered, attention with its matrix laid out, the predictor's last
+block computed for context tokens too, AdamW and EMA parameter by parameter, and the loss read by
+the host at every step. Both take turns in one process. On the CPU process seconds count, on a GPU
+wall time; "ratio" is plain / ours, of the minima and as the median over pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from evidence import about
+from torch import Generator, Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from jepa_modalities import api
+from jepa_modalities.adapters.base import build_jepa, build_masker
+from jepa_modalities.config import changed
+from jepa_modalities.core import block
+from jepa_modalities.core.draw import Draw
+from jepa_modalities.core.masking import Masks
+from jepa_modalities.core.registry import adapters
+from jepa_modalities.train.hardware import product_rate
+from jepa_modalities.train.optim import gradient_norm, guarded_step, optimiser
+
+# One masked-prediction recipe per modality; --recipe takes any other.
+RECIPES = {
+    "image": "image_ijepa_cifar10_tiny_cpu",
+    "ecg": "ecg_ptbxl_sub100_ema_tiny",
+    "tabular": "tabular_adult",
+    "sar": "sar_target_mstar_tiny_cpu",
+}
+RATE, LR, DECAY = 0.004, 1e-4, 0.05
+PHASES = ("data and masks", "target", "context", "predictor", "backward", "optimiser", "EMA")
+
+
+# --- the plain formulation -----------------------------------------------------------------------
+
+
+def plain_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Attention whose matrix is laid out."""
+    logits = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if bias is not None:
+        logits = logits.masked_fill(~bias, -math.inf) if bias.dtype == torch.bool else logits + bias
+    return logits.softmax(-1) @ v
+
+
+def plain_block(self: Any, x: Tensor, bias: Any = None, tail: Any = None, **more: Any) -> Tensor:
+    """Every token goes through the whole block."""
+    out: Tensor = _block(self, x, bias, None, **more)
+    return out
+
+
+_block = block.Block.forward
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """The networks in the plain formulation, while this lasts."""
+    with (
+        mock.patch.object(block, "attend", plain_attend),
+        mock.patch.object(block.Block, "forward", plain_block),
+    ):
+        yield
+
+
+class LoopedMasker:
+    """As many permutations per sample as its masks have parts, drawn in a Python loop.
+
+    Args:
+        like: the vectorised masker's masks; those of the step before give the shapes.
+    """
+
+    def __init__(self, like: RecordedMasker) -> None:
+        self.like = like
+
+    def __call__(self, batch_size: int, generator: Generator, valid: Tensor | None = None) -> Masks:
+        """Masks of the shapes last seen; not contiguous, which costs the network the same."""
+        last, tokens = self.like.last, self.like.tokens
+        seen, (blocks, count) = last.context.shape[1:], last.targets.shape[1:]
+        contexts, targets = [], []
+        for _ in range(batch_size):
+            contexts.append(
+                torch.stack(
+                    [torch.randperm(tokens, generator=generator)[: seen[1]] for _ in range(seen[0])]
+                )
+            )
+            targets.append(
+                torch.stack(
+                    [torch.randperm(tokens, generator=generator)[:count] for _ in range(blocks)]
+                )
+            )
+        made = copy.copy(last)
+        for name, parts in (("context", contexts), ("targets", targets)):
+            object.__setattr__(made, name, torch.stack(parts))
+        return made
+
+
+class RecordedMasker:
+    """The vectorised masker; remembers its last masks.
+
+    Args:
+        masker: draws them.
+        tokens: of a sample.
+    """
+
+    def __init__(self, masker: Any, tokens: int) -> None:
+        self.masker, self.tokens = masker, tokens
+        self.last: Masks = masker(2, Generator().manual_seed(0))
+
+    def __call__(self, batch_size: int, generator: Generator, valid: Tensor | None = None) -> Masks:
+        """Its masks."""
+        more = {} if valid is None else {"valid": valid}
+        self.last = self.masker(batch_size, generator, **more)
+        return self.last
+
+
+# --- one step ------------------------------------------------------------------------------------
+
+
+class System:
+    """A trainable copy of the modality's networks and one way to step it.
+
+    Args:
+        adapter: with its data open.
+        jepa: the networks.
+        masker: draws the masks.
+        device: where.
+        dtype: of the matrix products.
+        formulation: "ours" or "plain".
+    """
+
+    def __init__(
+        self,
+        adapter: Any,
+        jepa: Any,
+        masker: Any,
+        device: torch.device,
+        dtype: Any,
+        formulation: str,
+    ) -> None:
+        self.adapter, self.masker, self.device, self.dtype = adapter, masker, device, dtype
+        self.jepa, self.plain = jepa.to(device).train(), formulation == "plain"
+        self.parameters = [p for p in jepa.parameters() if p.requires_grad]
+        self.optimiser: torch.optim.Optimizer = optimiser(jepa)
+        if self.plain:
+            jepa.encoder.embed.own_weights = True  # embeds everything, then gathers
+            jepa.teacher.embed.own_weights = True
+            groups = [{k: g[k] for k in ("params", "decayed")} for g in self.optimiser.param_groups]
+            self.optimiser = torch.optim.AdamW(groups, foreach=False, fused=False)
+        for group in self.optimiser.param_groups:
+            group |= {"lr": LR, "weight_decay": DECAY if group["decayed"] else 0.0}
+        self.clip = adapter.config.train.clip
+        self.spent: dict[str, float] | None = None
+        self.number = 0
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Its time, when phases are being timed."""
+        if self.spent is None:
+            yield
+            return
+        start = clock(self.device)
+        yield
+        self.spent[name] += clock(self.device) - start
+
+    def batch(self) -> Any:
+        """The next batch with its masks."""
+        size, rows = self.adapter.config.train.batch_size, len(self.adapter)
+        self.number += 1
+        ids = (torch.arange(size) + self.number * size) % rows
+        draw = Draw.of_step(0, self.number, size, 0, size)
+        return next(self.adapter.feed([(ids, draw)], self.masker, self.device))
+
+    def loss(self, batch: Any, masks: Masks) -> Any:
+        """Forward pass."""
+        form = plain() if self.plain else contextlib.nullcontext()
+        on = self.dtype != torch.float32
+        with form, torch.autocast(self.device.type, self.dtype, enabled=on):
+            return self.jepa(batch, masks).loss
+
+    def step(self) -> None:
+        """One whole training step."""
+        with self.phase("data and masks"):
+            batch, masks = self.batch()
+        loss = self.loss(batch, masks)
+        with self.phase("backward"):
+            loss.backward()
+        with self.phase("optimiser"):
+            if self.plain:
+                loss.item()
+                norm = torch.nn.utils.clip_grad_norm_(
+                    self.parameters, self.clip or math.inf, foreach=False
+                )
+                norm.item()
+                self.optimiser.step()
+                self.optimiser.zero_grad()
+            else:
+                guarded_step(self.optimiser, gradient_norm(self.parameters), self.clip)
+                self.optimiser.zero_grad(set_to_none=True)
+        with self.phase("EMA"), torch.no_grad():
+            if self.plain:
+                pairs = zip(
+                    self.jepa.teacher.parameters(), self.jepa.encoder.parameters(), strict=True
+                )
+                for theirs, mine in pairs:
+                    theirs.mul_(1 - RATE).add_(mine, alpha=RATE)
+            else:
+                self.jepa.update_teacher(RATE)
+
+    def phases(self, rounds: int) -> dict[str, float]:
+        """Share of a step per phase; what is between them (terms) belongs to none."""
+        self.spent = defaultdict(float)
+        parts = {"context": self.jepa.encoder, "predictor": self.jepa.predictor}
+        if isinstance(self.jepa.target, nn.Module):
+            parts["target"] = self.jepa.target
+        with contextlib.ExitStack() as stack:
+            for name, module in parts.items():
+                stack.enter_context(
+                    mock.patch.object(module, "forward", self._timed(name, module.forward))
+                )
+            start = clock(self.device)
+            for _ in range(rounds):
+                self.step()
+            whole = clock(self.device) - start
+        found = {name: self.spent[name] / whole for name in PHASES}
+        self.spent = None
+        return found
+
+    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **more: Any) -> Any:
+            with self.phase(name):
+                return function(*args, **more)
+
+        return timed
+
+
+def clock(device: torch.device) -> float:
+    """Process CPU seconds, or wall seconds after the GPU has finished."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+def systems(recipe: str, device: torch.device, dtype: Any, batch: int | None) -> dict[str, System]:
+    """Ours and the plain formulation, from the same weights."""
+    settings: dict[str, Any] = {"evaluate.enabled": False}
+    config = changed(api.recipe(recipe), settings | ({"train.batch_size": batch} if batch else {}))
+    adapter = adapters[config.modality](config, None)
+    adapter.tokenizer.to(device)
+    config = adapter.config
+    torch.manual_seed(0)
+    jepa = build_jepa(config, adapter)
+    masker = RecordedMasker(build_masker(config, adapter.geometry), adapter.geometry.num_tokens)
+    looped: Any = LoopedMasker(masker)
+    twin = copy.deepcopy(jepa)
+    return {
+        "ours": System(adapter, jepa, masker, device, dtype, "ours"),
+        "plain": System(adapter, twin, looped, device, dtype, "plain"),
+    }
+
+
+def same_loss(both: dict[str, System]) -> float:
+    """Relative difference of the two losses on one batch.
+
+    Raises:
+        RuntimeError: they compute different things.
+    """
+    batch, masks = both["ours"].batch()
+    ours, other = (system.loss(batch, masks).item() for system in both.values())
+    both["ours"].number = 0
+    difference = abs(ours - other) / abs(ours)
+    if difference > (1e-4 if both["ours"].dtype == torch.float32 else 2e-2):
+        raise RuntimeError(f"losses differ: ours {ours}, plain {other}; a ratio would mean nothing")
+    return difference
+
+
+def count(system: System) -> float:
+    """FLOPs of forward and backward, attention products included."""
+    batch, masks = system.batch()
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        system.loss(batch, masks).backward()
+    system.jepa.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops())
+
+
+def peak_rate(device: torch.device, dtype: Any) -> float:
+    """FLOP/s of a large matrix product on the same device."""
+    if device.type == "cpu":
+        return product_rate(dtype, time.process_time, 1024, 1.0)
+    a, b = torch.randn(2, 8192, 8192, device=device).to(dtype)
+    times = []
+    for _ in range(10):
+        start = clock(device)
+        a @ b
+        times.append(clock(device) - start)
+    return 2 * 8192**3 / min(times)
+
+
+def memory(own: argparse.Namespace, recipe: str, formulation: str) -> float:
+    """Peak memory of a few steps in a process of its own, GiB."""
+    here = [sys.executable, __file__, "--recipe", recipe, "--memory-of", formulation]
+    here += ["--device", own.device, "--precision", own.precision, "--threads", str(own.threads)]
+    if own.batch:
+        here += ["--batch", str(own.batch)]
+    done = subprocess.run(here, check=True, capture_output=True, text=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def peak_memory(system: System) -> float:
+    """GiB after three steps: of the GPU, or resident in this process with its data."""
+    for _ in range(3):
+        system.step()
+    if system.device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated()) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measure(own: argparse.Namespace, recipe: str, device: torch.device, dtype: Any) -> Any:
+    """Times, ratio, phases and memory of one recipe."""
+    both = systems(recipe, device, dtype, own.batch)
+    difference = same_loss(both)
+    flops = count(both["ours"])
+    times: dict[str, list[float]] = defaultdict(list)
+    for system in both.values():
+        system.step()
+    for _ in range(own.rounds):
+        for name, system in both.items():
+            start = clock(device)
+            system.step()
+            times[name].append(clock(device) - start)
+    size = both["ours"].adapter.config.train.batch_size
+    ratios = [p / o for o, p in zip(times["ours"], times["plain"], strict=True)]
+    rate, fastest = peak_rate(device, dtype), min(times["ours"])
+    return {
+        "recipe": recipe,
+        "batch": size,
+        "loss_difference": difference,
+        "gflop_per_step": flops / 1e9,
+        "seconds": {k: {"min": min(v), "median": statistics.median(v)} for k, v in times.items()},
+        "samples_per_second": size / fastest,
+        "mfu": flops / fastest / rate,
+        "peak_gflops": rate / 1e9,
+        "ratio_min": min(times["plain"]) / fastest,
+        "ratio_median": statistics.median(ratios),
+        "phases": {name: system.phases(own.rounds) for name, system in both.items()},
+        "peak_gib": {name: memory(own, recipe, name) for name in both},
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--modality", nargs="+", default=list(RECIPES), choices=RECIPES)
+    parser.add_argument("--recipe", help="instead of the modality's own")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, help="samples per step; the recipe's own if not given")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--memory-of", choices=("ours", "plain"), help=argparse.SUPPRESS)
+    own = parser.parse_args()
+    torch.set_num_threads(own.threads)
+    device = torch.device(own.device)
+    dtype = torch.float32 if own.precision == "fp32" else torch.bfloat16
+    if own.memory_of:
+        print(peak_memory(systems(own.recipe, device, dtype, own.batch)[own.memory_of]))
+        return
+    found = []
+    for recipe in [own.recipe] if own.recipe else [RECIPES[name] for name in own.modality]:
+        row = measure(own, recipe, device, dtype)
+        found.append(row)
+        shares = ", ".join(f"{k} {100 * v:.0f}" for k, v in row["phases"]["ours"].items())
+        print(
+            f"{recipe}, batch {row['batch']}: {row['samples_per_second']:.0f} samples/s, MFU "
+            f"{100 * row['mfu']:.0f} % of {row['peak_gflops']:.0f} GFLOP/s; plain / ours "
+            f"{row['ratio_min']:.2f} (median {row['ratio_median']:.2f}); GiB "
+            f"{row['peak_gib']['ours']:.2f} / {row['peak_gib']['plain']:.2f}; per cent: {shares}",
+            flush=True,
+        )
+    if own.out is not None:
+        own.out.parent.mkdir(parents=True, exist_ok=True)
+        content = about(own.threads) | {"precision": own.precision, "results": found}
+        own.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
