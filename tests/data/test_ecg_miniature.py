@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jepa_modalities.cli.main import main
@@ -42,6 +42,7 @@ def test_real_numbers_lose_at_most_half_a_step(values: list[list[float]]) -> Non
     st.lists(st.integers(-32767, 32767), min_size=1, max_size=20),
     st.sampled_from([np.float32, np.float64]),
 )
+@example(400.0, [1], np.float32)  # a lead so small that it was once taken for rounding errors of 0
 def test_numbers_of_a_converter_come_back_exactly(gain: float, steps: list[int], kind: Any) -> None:
     x = (np.array(steps)[:, None] / gain).astype(kind)
     integers, gains = quantised(x)

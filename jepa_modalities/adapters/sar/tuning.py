@@ -33,7 +33,7 @@ FINETUNE = Recipe(
     label_smoothing=0.0,
 )
 # From the frozen probe on (LP-FT); chosen on jittered validation, 40 labels per class.
-PROBE_FINETUNE = replace(FINETUNE, epochs=20, lr=3e-4, label_smoothing=0.1, head="ridge")
+PROBE_FINETUNE = replace(FINETUNE, epochs=20, label_smoothing=0.1, head="ridge")
 
 
 def finetuned(

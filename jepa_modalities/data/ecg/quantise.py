@@ -13,7 +13,7 @@ LIMIT = 32767
 # Gains of converters (integers per mV) that are tried first: steps of 1 to 0.05 uV, and 1 / 204.8
 # as in 12 bits for 20 mV.
 GAINS = (1.0, 10.0, 100.0, 200.0, 204.8, 250.0, 400.0, 500.0, 1000.0, 2000.0, 4880.0, 10000.0)
-TOLERANCE = 2**-8  # of a step: float32 holds numbers of 16 bits to 2^-9
+TOLERANCE = 2**-23  # of the largest value: float32 holds numbers to 2^-24
 
 
 def quantised(signal: NDArray[Any]) -> tuple[NDArray[np.int16], tuple[float, ...]]:
@@ -46,6 +46,6 @@ def _gain(lead: NDArray[np.float64]) -> float:
         if np.rint(largest * gain) > LIMIT:
             break
         steps = lead * gain
-        if np.abs(steps - np.rint(steps)).max() <= TOLERANCE:
+        if np.abs(steps - np.rint(steps)).max() <= TOLERANCE * largest * gain:
             return gain
     return float(2.0 ** np.floor(np.log2(LIMIT / largest)))
