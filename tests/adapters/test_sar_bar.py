@@ -118,7 +118,11 @@ def test_published_bars_hold_on_mstar() -> None:
     archive = DATA / "sar" / "mstar_soc_jpeg.zip"
     if not archive.is_file():
         pytest.skip(f"no {archive}; set JEPA_DATA")
-    from jepa_modalities.adapters.sar.evaluator import chunked, linear_svm
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
+    from jepa_modalities.adapters.sar.evaluator import chunked
     from jepa_modalities.data.sar.chip import read_chips
     from jepa_modalities.eval.fewshot import class_draws
 
@@ -126,10 +130,15 @@ def test_published_bars_hold_on_mstar() -> None:
     test = read_chips(archive, 128, split="test").subset(torch.arange(0, 2425, 3))
     assert train.labels is not None and test.labels is not None
     rows = class_draws(train.labels.numpy(), 40, 1)[0]
-    for function, least in ((gradient_features, 0.80), (hog_features, 0.68)):
+    # The settings that `evaluator.linear_svm` finds on these rows, without its search.
+    machines = (
+        (gradient_features, make_pipeline(StandardScaler(), LinearSVC(C=1e-3)), 0.80),
+        (hog_features, LinearSVC(C=1e-1), 0.68),
+    )
+    for function, machine, least in machines:
         x, t = (
             chunked(images, partial(function, size=(64, 64)))
             for images in (train.values[torch.from_numpy(rows)], test.values)
         )
-        fit = linear_svm(x, train.labels.numpy()[rows], t)
-        assert (fit.predictions == test.labels.numpy()).mean() > least
+        machine.fit(x, train.labels.numpy()[rows])
+        assert machine.score(t, test.labels.numpy()) > least

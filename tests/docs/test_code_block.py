@@ -18,6 +18,8 @@ import jepa_modalities as jm
 from jepa_modalities import api
 from jepa_modalities.adapters.ecg.adapter import ECGAdapter
 from jepa_modalities.adapters.image.adapter import ImageAdapter
+from jepa_modalities.adapters.sar.adapter import SarAdapter
+from jepa_modalities.adapters.tabular.adapter import TabularAdapter
 from jepa_modalities.cli.main import main
 from jepa_modalities.config import changed
 
@@ -222,7 +224,7 @@ def test_blocks_run(page: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(jm, "pretrain", small_pretrain, raising=False)
     small_estimators(monkeypatch)
     # Drawing costs more than such a small run; the report's own tests look at the pictures.
-    for adapter in (ImageAdapter, ECGAdapter):
+    for adapter in (ImageAdapter, ECGAdapter, SarAdapter, TabularAdapter):
         monkeypatch.setattr(adapter, "pictures", lambda self, encoders: {})
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
