@@ -268,10 +268,14 @@ def clock(device: torch.device) -> float:
 # --- measuring -----------------------------------------------------------------------------------
 
 
-def systems(recipe: str, device: torch.device, dtype: Any, batch: int | None) -> dict[str, System]:
+def systems(
+    own: argparse.Namespace, recipe: str, device: torch.device, dtype: Any
+) -> dict[str, System]:
     """Ours and the plain formulation, from the same weights."""
     settings: dict[str, Any] = {"evaluate.enabled": False}
-    config = changed(api.recipe(recipe), settings | ({"train.batch_size": batch} if batch else {}))
+    given = {"train.batch_size": own.batch, "data.path": own.data}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    config = changed(api.recipe(recipe), settings)
     adapter = adapters[config.modality](config, None)
     adapter.tokenizer.to(device)
     config = adapter.config
@@ -327,8 +331,9 @@ def memory(own: argparse.Namespace, recipe: str, formulation: str) -> float:
     """Peak memory of a few steps in a process of its own, GiB."""
     here = [sys.executable, __file__, "--recipe", recipe, "--memory-of", formulation]
     here += ["--device", own.device, "--precision", own.precision, "--threads", str(own.threads)]
-    if own.batch:
-        here += ["--batch", str(own.batch)]
+    for name in ("batch", "data"):
+        if getattr(own, name) is not None:
+            here += [f"--{name}", str(getattr(own, name))]
     done = subprocess.run(here, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])
 
@@ -344,7 +349,7 @@ def peak_memory(system: System) -> float:
 
 def measure(own: argparse.Namespace, recipe: str, device: torch.device, dtype: Any) -> Any:
     """Times, ratio, phases and memory of one recipe."""
-    both = systems(recipe, device, dtype, own.batch)
+    both = systems(own, recipe, device, dtype)
     difference = same_loss(both)
     flops = count(both["ours"])
     times: dict[str, list[float]] = defaultdict(list)
@@ -383,6 +388,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, help="samples per step; the recipe's own if not given")
+    parser.add_argument("--data", help="instead of the recipe's data.path")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory-of", choices=("ours", "plain"), help=argparse.SUPPRESS)
@@ -391,7 +397,7 @@ def main() -> None:
     device = torch.device(own.device)
     dtype = torch.float32 if own.precision == "fp32" else torch.bfloat16
     if own.memory_of:
-        print(peak_memory(systems(own.recipe, device, dtype, own.batch)[own.memory_of]))
+        print(peak_memory(systems(own, own.recipe, device, dtype)[own.memory_of]))
         return
     found = []
     for recipe in [own.recipe] if own.recipe else [RECIPES[name] for name in own.modality]:
