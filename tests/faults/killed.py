@@ -2,8 +2,8 @@
 
 Children are forked from one process that has imported everything, so a kill costs a second. Half of
 them die at a random moment, half inside a write of a checkpoint, which leaves half a file behind.
-Each run is resumed until it ends, and must then equal the undisturbed one bit for bit. Every kill is
-printed as a line of JSON.
+Each run is resumed until it ends, and must then equal the undisturbed one bit for bit. Every kill
+is printed as a line of JSON.
 """
 
 from __future__ import annotations

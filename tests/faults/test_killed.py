@@ -1,4 +1,4 @@
-"""A hundred kills, at random moments and inside writes: every run ends as if nothing had happened."""
+"""A hundred kills, at random moments and inside writes: runs end as if nothing had happened."""
 
 from __future__ import annotations
 
