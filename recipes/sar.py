@@ -65,7 +65,8 @@ def sar_mstar_tiny_cpu() -> SarConfig:
     parameters. Measured on the gain-jittered validation part (17 degree chips, seen without
     labels), ridge, one seed, 5 draws of 10 / 20 / 40 labels per class: 75.8 / 83.6 / 88.7;
     untrained 61.8 / 72.4 / 80.4; bar 69.1 / 80.0 / 88.0. (With `encoder.rescale`, smaller
-    residual branches: 71.4 / 80.4 / 87.1.) Aim: 84 / 90 / 94 / 99 on the 15 degree chips, not opened yet.
+    residual branches: 71.4 / 80.4 / 87.1.) Aim: 84 / 90 / 94 / 99 on the 15 degree chips, not
+    opened yet.
     """
     return SarConfig(
         data=SarData(
