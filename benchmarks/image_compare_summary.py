@@ -112,6 +112,26 @@ def markdown(table: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rankme(folder: Path) -> str:
+    """RankMe of the teacher on 1/8, 1/2 and all of each run, mean over seeds, and its extremes."""
+    curves: dict[tuple[str, float], list[Any]] = defaultdict(list)
+    for path in sorted(folder.glob("*.json")):
+        arm, budget, _ = path.stem.rsplit("-", 2)
+        if looks := read_evidence(path)[0].get("rankme"):
+            curves[arm, float(budget)].append(
+                [looks[round(s * (len(looks) - 1))][1] for s in (0, 3 / 7, 1)]
+            )
+    lines = [
+        "| arm | TFLOP | RankMe after 1/8 | 1/2 | the end | end, lowest and highest seed |",
+        "|---" * 6 + "|",
+    ]
+    for (arm, budget), values in sorted(curves.items(), key=lambda item: (item[0][1], item[0][0])):
+        mean, end = np.mean(values, axis=0), [value[-1] for value in values]
+        cells = " | ".join(f"{value:.1f}" for value in mean)
+        lines.append(f"| {arm} | {budget:g} | {cells} | {min(end):.1f}, {max(end):.1f} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Write and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -121,7 +141,7 @@ def main() -> None:
     runs = collect(own.results)
     table = summary(runs)
     own.out.with_suffix(".json").write_text(json.dumps(table, indent=1))
-    text = markdown(table)
+    text = f"{markdown(table)}\n{rankme(own.results)}"
     own.out.with_suffix(".md").write_text(text)
     print(text)
 
