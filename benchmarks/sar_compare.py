@@ -70,6 +70,8 @@ def arms() -> dict[str, SarConfig]:
     }
     strict = api.recipe("sar_mstar_small_strict").data.path
     base["vicreg_strict"] = changed(base["vicreg"], {"data.path": strict})
+    base["vicreg_speckle"] = changed(base["vicreg"], {"view_augment.looks": 4.0})
+    base["vicreg_wide"] = changed(base["vicreg"], {"data.maps": (2, 5, 9, 13)})
     target = api.recipe("sar_target_mstar_tiny_cpu")
     kinds = {f"target_{k}": replace(target, target=replace(target.target, kind=k)) for k in TARGETS}
     return base | kinds
