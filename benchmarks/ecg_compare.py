@@ -56,13 +56,15 @@ from jepa_modalities.train.engine import untrained
 POOLINGS = ("mean", "mean_std_max", "all_mean_std_max")
 MAIN = "mean_std_max"
 COUNTS, DRAWS = (50, 100, 200, 400), 8
-CONTROLS = ("raw", "bar", "untrained")
+CONTROLS = ("raw", "bar", "untrained", "untrained_stem")
 ARMS = {
     "kernels": "ecg_ptbxl_sub100_tiny",
     "vicreg": "ecg_ptbxl_sub100_vicreg_tiny",
     "kernels_vicreg": "ecg_ptbxl_sub100_both_tiny",
     "ema": "ecg_ptbxl_sub100_ema_tiny",
+    "stem": "ecg_ptbxl_sub100_stem_tiny",
 }
+UNTRAINED = {"untrained": "kernels", "untrained_stem": "stem"}  # by first layer
 FOLDS = {
     "validation": {"data.test_fold": 9, "data.valid_fold": 8},
     "test": {"data.test_fold": 10, "data.valid_fold": 9},
@@ -230,7 +232,8 @@ def summary(folder: Path) -> str:
         for probe in probes if budget else []:
             key = (arm, budget, probe)
             if key in drawn:
-                others = (("untrained", 0.0, probe), bar, ("vicreg", budget, probe))
+                bare = "untrained_stem" if arm == "stem" else "untrained"
+                others = ((bare, 0.0, probe), bar, ("vicreg", budget, probe))
                 found = [cell(key, o if o != key else None) if o != key else "" for o in others]
                 further.append(f"| {arm} | {shown} | {probe} | {' | '.join(found)} |")
         for name in seeds[0][2]:
@@ -272,8 +275,8 @@ def main() -> None:
             write(path, scores, task.truth, about(own.threads) | facts | {"few": few})
             print(name, json.loads(path.read_text())["auc"], flush=True)
 
-    def bare(seed: int) -> Any:
-        adapter = ECGAdapter(config_of("kernels", seed, own))
+    def bare(name: str, seed: int) -> Any:
+        adapter = ECGAdapter(config_of(UNTRAINED[name], seed, own))
         model = untrained(adapter.config, adapter, seed).eval()
         return task.encoder(model, adapter, own.heads), {}
 
@@ -285,9 +288,9 @@ def main() -> None:
         return task.encoder(jepa.teacher.eval(), adapter, own.heads), facts
 
     for name in (n for n in own.arms if n in CONTROLS):
-        if name == "untrained":
+        if name in UNTRAINED:
             for seed in own.seeds:
-                run(f"untrained-0-{seed}", lambda s=seed: bare(s))
+                run(f"{name}-0-{seed}", lambda n=name, s=seed: bare(n, s))
         else:
             run(f"{name}-0-0", lambda n=name: (task.score(getattr(task, n)), {}))
     for seed in own.seeds:

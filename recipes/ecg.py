@@ -117,6 +117,13 @@ def ecg_ptbxl_sub100_vicreg_tiny() -> ECGConfig:
     return _vicreg(ecg_ptbxl_sub100_tiny(), masked=False)
 
 
+@recipes.register("ecg_ptbxl_sub100_stem_tiny")
+def ecg_ptbxl_sub100_stem_tiny() -> ECGConfig:
+    """Two-view VICReg whose first layer also sees responses of fixed random kernels, as the bar."""
+    config = ecg_ptbxl_sub100_vicreg_tiny()
+    return replace(config, encoder=replace(config.encoder, stem="kernels"))
+
+
 @recipes.register("ecg_ptbxl_sub100_both_tiny")
 def ecg_ptbxl_sub100_both_tiny() -> ECGConfig:
     """Masked prediction of kernel responses and two-view VICReg together on the 1,819 records."""

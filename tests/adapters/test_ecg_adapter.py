@@ -20,9 +20,10 @@ from jepa_modalities.adapters.ecg.config import (
     ECGEncoder,
     ECGPredictor,
 )
+from jepa_modalities.adapters.ecg.embedding import KernelStem
 from jepa_modalities.adapters.ecg.preprocess import PreprocessConfig
 from jepa_modalities.adapters.ecg.source import split_folds
-from jepa_modalities.adapters.ecg.target import Table
+from jepa_modalities.adapters.ecg.target import Table, sampled_crops
 from jepa_modalities.adapters.ecg.task import PTBXL_TASKS, statements, task_labels
 from jepa_modalities.config import RegulariserConfig, changed
 from jepa_modalities.core.batch import Batch
@@ -74,6 +75,18 @@ CONFIGS: dict[str, ECGConfig] = {
     "multi-block": changed(BASE, {"mask.kind": "block", "mask.min_keep": 2}),
     "random": changed(BASE, {"mask.kind": "random", "mask.keep": (0.4, 0.6)}),
     "two views": replace(changed(BASE, {"mask.kind": "none", "encoder.stem": "conv"}), **VIEWS),
+    "kernel stem": replace(
+        changed(
+            BASE,
+            {
+                "mask.kind": "none",
+                "encoder.stem": "kernels",
+                "encoder.stem_kernels": 40,
+                "encoder.stem_dim": 8,
+            },
+        ),
+        **VIEWS,
+    ),
     "together": replace(changed(BASE, KERNELS), **VIEWS),
     "sigreg": changed(
         replace(BASE, **VIEWS),
@@ -296,6 +309,7 @@ def test_labels_of_a_task(records: ECGRecords) -> None:
     [
         ({"views": 3}, "views = 3"),
         ({"encoder.stem": "conv"}, r"encoder\.stem = 'conv'.*'linear'"),
+        ({"encoder.stem": "kernels"}, r"encoder\.stem = 'kernels'.*'linear'"),
         ({"data.patch": 0.3}, r"data\.crop = 4\.0 s cannot be cut.*data\.patch = 0\.3"),
         ({"data.path": ""}, r"data\.path is not given"),
         ({"data.limit": 0}, r"data\.limit = 0"),
@@ -329,3 +343,19 @@ def test_complaints_come_before_training(
 def test_unknown_targets(settings: dict[str, Any], message: str, records: ECGRecords) -> None:
     with pytest.raises(ValueError, match=message):
         ECGAdapter(changed(BASE, settings), None, records).target()
+
+
+def test_a_stem_of_kernels_is_fitted_once_and_travels(records: ECGRecords, tmp_path: Path) -> None:
+    config = CONFIGS["kernel stem"]
+    adapter = ECGAdapter(config, tmp_path, records)
+    one, two = adapter.embedding(), adapter.embedding()
+    assert isinstance(one, KernelStem) and isinstance(two, KernelStem)
+    assert one.local is not two.local and bool(one.local.bank.weight.abs().sum() > 0)
+    again = ECGAdapter(config, tmp_path, records).embedding()
+    assert isinstance(again, KernelStem)
+    signals = sampled_crops(adapter.source, 1000, config.train.seed)
+    torch.testing.assert_close(two.local(signals), again.local(signals))
+    # Whitened: unit variance over the training crops.
+    assert float(one.local(signals).std(dim=(0, 1)).mean()) == pytest.approx(1, abs=0.05)
+    assert not [name for name, _ in one.named_parameters() if name.startswith("local")]
+    assert (tmp_path / "stem.safetensors").is_file()

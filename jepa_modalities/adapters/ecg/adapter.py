@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from jepa_modalities.adapters.base import Plan, build_masker
 from jepa_modalities.adapters.ecg.augment import changed_leads, starts
 from jepa_modalities.adapters.ecg.config import ECGConfig
+from jepa_modalities.adapters.ecg.embedding import KernelStem
 from jepa_modalities.adapters.ecg.model import ECGModality, by_lead, geometry, in_samples
 from jepa_modalities.adapters.ecg.source import ECGSource
-from jepa_modalities.adapters.ecg.target import fixed_target, token_starts
+from jepa_modalities.adapters.ecg.target import fit_stem, fixed_target, token_starts
 from jepa_modalities.adapters.ecg.tokenizer import ECGTokenizer
 from jepa_modalities.core.batch import Batch, Tokens
 from jepa_modalities.core.draw import Draw
@@ -48,10 +49,10 @@ class ECGAdapter:
         self.config, self.folder = config, folder
         if config.views not in (0, 2):
             raise ValueError(f"views = {config.views}: two-view terms need 2, others 0")
-        if config.encoder.stem == "conv" and config.mask.kind != "none":
+        if config.encoder.stem != "linear" and config.mask.kind != "none":
             raise ValueError(
-                "encoder.stem = 'conv' lets hidden samples leak into visible tokens; use 'linear' "
-                "with masked prediction"
+                f"encoder.stem = {config.encoder.stem!r} lets hidden samples leak into visible "
+                f"tokens; use 'linear' with masked prediction"
             )
         self.geometry = geometry(config)
         build_masker(config, self.geometry)  # impossible masks are told before data are read
@@ -63,6 +64,7 @@ class ECGAdapter:
         self.source = ECGSource(config, records)
         self.tokenizer = ECGTokenizer(self.source.preprocess, self.patch, by_lead(config))
         self._target: tuple[nn.Module, int] | None = None
+        self._stem: nn.Module | None = None
         # Truth, class names and scores of the last evaluation, for its ROC curves.
         self.scored: tuple[Any, tuple[str, ...], dict[str, Any]] | None = None
         if config.evaluate.enabled:
@@ -74,8 +76,13 @@ class ECGAdapter:
         return len(self.source)
 
     def embedding(self) -> nn.Module:
-        """Linear per token, or overlapping convolutions."""
-        return ECGModality.embedding(self.config)
+        """The first layer; random kernels are fitted to the training records, once."""
+        stem = ECGModality.embedding(self.config)
+        if isinstance(stem, KernelStem):
+            if self._stem is None:
+                self._stem = fit_stem(self.source, self.folder)
+            stem.local.load_state_dict(self._stem.state_dict())
+        return stem
 
     @property
     def caches(self) -> bool:

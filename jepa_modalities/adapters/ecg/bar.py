@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from jepa_modalities.adapters.whitening import whitening
+from jepa_modalities.core.precision import full_precision
 
 TAPS = 9
 # Response numbers held at a time: they stay in the cache on a CPU, in modest memory on a GPU.
@@ -62,6 +64,14 @@ class KernelBank(nn.Module):
         self.register_buffer("weight", torch.zeros(kernels, leads, TAPS))
         self.register_buffer("dilation", torch.from_numpy(dilation).long())
         self.register_buffer("level", torch.zeros(kernels, levels))
+        # (dilation, kernels), known without reading the device.
+        self.groups = [(int(d), len(list(same))) for d, same in itertools.groupby(dilation)]
+
+    def _load_from_state_dict(self, *args: Any, **more: Any) -> None:
+        super()._load_from_state_dict(*args, **more)
+        if not self.dilation.is_meta:
+            same = itertools.groupby(self.dilation.tolist())
+            self.groups = [(d, len(list(part))) for d, part in same]
 
     @property
     def num_kernels(self) -> int:
@@ -140,9 +150,8 @@ class KernelBank(nn.Module):
         Yields:
             (batch, kernels of this dilation, samples), kernels in the bank's order.
         """
-        dilations, counts = self.dilation.unique_consecutive(return_counts=True)
         start = 0
-        for dilation, count in zip(dilations.tolist(), counts.tolist(), strict=True):
+        for dilation, count in self.groups:
             weight = self.weight[start : start + count]
             start += count
             yield F.conv1d(signals, weight, padding="same", dilation=dilation)
@@ -206,7 +215,7 @@ class KernelBank(nn.Module):
 
     def _chunks(self, signals: Tensor) -> Iterator[Tensor]:
         budget = GPU_BUDGET if signals.is_cuda else CPU_BUDGET
-        most = int(self.dilation.unique(return_counts=True)[1].max())
+        most = max(count for _, count in self.groups)
         return iter(signals.split(max(1, budget // (most * signals.shape[2]))))
 
 
@@ -265,7 +274,7 @@ class LocalTargets(nn.Module):
     @torch.no_grad()
     def forward(self, signals: Tensor) -> Tensor:
         """(batch, leads, samples) -> (batch, tokens, dim), unit variance per dimension."""
-        with torch.autocast(signals.device.type, enabled=False):
+        with full_precision(signals.device.type):
             local = self.bank.local(signals.float(), self.patch, self.responses)
             return (local - self.mean) @ self.projection
 

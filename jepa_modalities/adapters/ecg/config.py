@@ -85,6 +85,13 @@ class ECGMask(MaskConfig):
 class ECGEncoder(EncoderConfig):
     """The context encoder."""
 
+    stem: Literal["linear", "conv", "kernels"] = "linear"  # type: ignore[assignment]
+    """embedding: linear per token, overlapping convolutions, or the bar's fixed random kernels
+    beside the samples (the last two for two-view training only)"""
+    stem_kernels: int = 512
+    """kernels: how many"""
+    stem_dim: int = 128
+    """kernels: principal dimensions of their local responses"""
     mixer: Literal["attention", "dilated", "s4"] = "attention"
     """how time is mixed: attention, dilated convolutions, or diagonal state spaces"""
     cross_pattern: bool = False

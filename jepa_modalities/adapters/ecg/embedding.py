@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from jepa_modalities.adapters.ecg.bar import LocalTargets
 from jepa_modalities.core.positions import SinCosPosition
 
 
@@ -69,3 +70,30 @@ class ConvStem(nn.Module):
             extra = scale.kernel_size[0] - self.patch
             parts.append(scale(nn.functional.pad(x, (extra // 2, extra - extra // 2))))
         return self.mix(nn.functional.gelu(torch.cat(parts, 1).transpose(1, 2)))
+
+
+class KernelStem(nn.Module):
+    """The bar as front end: whitened local responses of fixed random kernels beside the samples.
+
+    Only the linear layer learns; the kernels are buffers and lie in the encoder file. They reach
+    into neighbouring tokens: for two-view training only (`mixes_tokens`).
+
+    Args:
+        leads: of the encoder.
+        patch: samples per token.
+        dim: width.
+        local: kernels with their levels and whitening.
+    """
+
+    mixes_tokens = True
+
+    def __init__(self, leads: int, patch: int, dim: int, local: LocalTargets) -> None:
+        super().__init__()
+        self.leads, self.patch, self.local = leads, patch, local
+        self.mix = nn.Linear(local.dim + leads * patch, dim)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(batch, time, leads * patch) -> (batch, time, dim)."""
+        signals = values.unflatten(2, (self.leads, self.patch)).transpose(1, 2).flatten(2)
+        mixed: Tensor = self.mix(torch.cat([self.local(signals), values], dim=-1))
+        return mixed

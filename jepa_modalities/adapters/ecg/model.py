@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.adapters.base import Geometry, block_style
+from jepa_modalities.adapters.ecg.bar import KernelBank, LocalTargets, default_dilations
 from jepa_modalities.adapters.ecg.config import ECGConfig
-from jepa_modalities.adapters.ecg.embedding import ConvStem, LeadPosition
+from jepa_modalities.adapters.ecg.embedding import ConvStem, KernelStem, LeadPosition
 from jepa_modalities.adapters.ecg.encoder import (
     ECGTransformer,
     MultiScaleConv,
@@ -89,18 +90,23 @@ class ECGModality:
 
     @staticmethod
     def embedding(config: ECGConfig) -> nn.Module:
-        """Linear per token, or overlapping convolutions.
+        """Linear per token, overlapping convolutions, or random kernels that are still zero.
 
         Raises:
-            ValueError: a convolutional stem where every lead has its own tokens.
+            ValueError: a stem that mixes leads where every lead has its own tokens.
         """
-        shape, dim = geometry(config), config.encoder.dim
-        if config.encoder.stem == "linear":
-            return nn.Linear(shape.features, dim)
+        shape, choice = geometry(config), config.encoder
+        if choice.stem == "linear":
+            return nn.Linear(shape.features, choice.dim)
         if by_lead(config):
-            raise ValueError("encoder.stem = 'conv' needs data.tokens = 'joint'")
+            raise ValueError(f"encoder.stem = {choice.stem!r} needs data.tokens = 'joint'")
         leads = len(config.preprocess.leads)
-        return ConvStem(leads, shape.features // leads, dim)
+        patch = shape.features // leads
+        if choice.stem == "conv":
+            return ConvStem(leads, patch, choice.dim)
+        dilations = default_dilations(shape.num_tokens * patch)
+        bank = KernelBank(choice.stem_kernels, leads, 1, dilations)
+        return KernelStem(leads, patch, choice.dim, LocalTargets(bank, patch, choice.stem_dim))
 
     @staticmethod
     def outline(config: ECGConfig) -> Outline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,25 +62,37 @@ def sampled_crops(source: ECGSource, count: int, seed: int) -> Tensor:
 
 
 def fit_targets(source: ECGSource, folder: Path | None) -> LocalTargets:
-    """Kernels and whitening, from the run folder if they were fitted before."""
-    config = source.config
-    choice, patch = config.target, in_samples(config, "data.patch", config.data.patch)
+    """Kernels and whitening of the target, from the run folder if they were fitted before."""
+    choice = source.config.target
     path = None if folder is None else folder / "target.safetensors"
-    parts = [asdict(choice), asdict(config.data), asdict(config.preprocess), config.train.seed]
+    return fit_local(source, choice.centroids, choice.dim, path, asdict(choice))
+
+
+def fit_stem(source: ECGSource, folder: Path | None) -> LocalTargets:
+    """Kernels and whitening of `encoder.stem = "kernels"`, likewise."""
+    choice = source.config.encoder
+    path = None if folder is None else folder / "stem.safetensors"
+    return fit_local(source, choice.stem_kernels, choice.stem_dim, path, {})
+
+
+def fit_local(
+    source: ECGSource, kernels: int, dim: int, path: Path | None, choice: dict[str, Any]
+) -> LocalTargets:
+    """Random kernels with levels and whitening of their local responses in training crops."""
+    config, dilations = source.config, default_dilations(source.crop)
+    patch, seed = in_samples(config, "data.patch", config.data.patch), config.train.seed
+    parts = [choice, asdict(config.data), asdict(config.preprocess), seed, kernels, dim]
     settings = json.dumps(parts)
-    dilations = default_dilations(source.crop)
     if (state := read_stamped(path, settings)) is not None:
-        leads = len(config.preprocess.leads)
-        targets = LocalTargets(KernelBank(choice.centroids, leads, 1, dilations), patch, choice.dim)
-        targets.load_state_dict(state)
-        return targets
-    signals = sampled_crops(source, FIT_RECORDS, config.train.seed)
-    bank = KernelBank.fit(
-        signals, choice.centroids, dilations=dilations, kind="rocket", seed=config.train.seed
-    )
-    targets = LocalTargets.fit(bank, signals, patch, choice.dim)
-    write_stamped(path, targets.state_dict(), settings)
-    return targets
+        bank = KernelBank(kernels, len(config.preprocess.leads), 1, dilations)
+        local = LocalTargets(bank, patch, dim)
+        local.load_state_dict(state)
+        return local
+    signals = sampled_crops(source, FIT_RECORDS, seed)
+    bank = KernelBank.fit(signals, kernels, dilations=dilations, kind="rocket", seed=seed)
+    local = LocalTargets.fit(bank, signals, patch, dim)
+    write_stamped(path, local.state_dict(), settings)
+    return local
 
 
 def fixed_target(source: ECGSource, cache: bool, folder: Path | None) -> tuple[nn.Module, int]:
