@@ -204,7 +204,10 @@ def test_hardware_table() -> None:
         ("tabular_breast_cancer", {"objective.detection": 1.0, "objective.reconstruction": 1.0}),
         ("tabular_breast_cancer", {"target.kind": "ple"}),
         ("ecg_synthetic", {"data.records": 40}),
-        ("ecg_ptbxl_sub100_stem_tiny", {"data.path": "synthetic", "data.records": 40}),
+        (
+            "ecg_ptbxl_sub100_stem_tiny",
+            {"data.path": "synthetic", "data.records": 40, "preprocess.unit": "mV"},
+        ),
         ("sar_synthetic", {"data.limit": 60}),
     ],
 )
