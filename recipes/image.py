@@ -125,8 +125,8 @@ _VIEW_VICREG = RegulariserConfig(
 def image_ijepa_cifar10_tiny_cpu() -> ImageConfig:
     """I-JEPA (2301.08243) on CIFAR-10 20k/5k: EMA latents, multi-block masks; 30 min on 2 cores.
 
-    Only the paper's loss. Measured after 12 TFLOP (1,460 steps, one seed, ridge on hidden
-    activations): 48.9, below the same encoder untrained (55.4). Longer runs not measured.
+    Only the paper's loss. Measured after 12 TFLOP (1,390 steps, three seeds, ridge on hidden
+    activations): 49.4, below the same encoder untrained (55.4). Longer runs not measured.
     """
     return _cpu(10_000, 32, augment=_CROP)
 
@@ -135,7 +135,7 @@ def image_ijepa_cifar10_tiny_cpu() -> ImageConfig:
 def image_cjepa_cifar10_tiny_cpu() -> ImageConfig:
     """C-JEPA (2410.19560) on CIFAR-10 20k/5k: I-JEPA + 0.001 VICReg over the predicted blocks.
 
-    Cost as I-JEPA. Measured after 12 TFLOP (one seed): 47.7, below the untrained encoder (55.4).
+    Cost as I-JEPA. Measured after 12 TFLOP (three seeds): 49.0, untrained 55.4.
     """
     return _cpu(10_000, 32, augment=_CROP, regulariser=RegulariserConfig(kind="vicreg"))
 
@@ -146,7 +146,7 @@ def image_dictionary_cifar10_tiny_cpu() -> ImageConfig:
 
     Aim: the encoder alone above its own dictionary ("bar"), both together 4 points above it.
     Measured after 48 TFLOP (10,868 steps, one seed, ridge on hidden activations): 70.4, untrained
-    55.4, bar 69.5 (a tie); encoder + bar 74.1. After 12 TFLOP 67.7, after 3 TFLOP 57.0.
+    55.4, bar 69.5 (a tie); encoder + bar 74.1. Three seeds after 12 TFLOP 66.8, 3 TFLOP 57.1.
     """
     return _cpu(
         11_000,
@@ -163,7 +163,7 @@ def image_dictionary_cifar10_tiny_cpu() -> ImageConfig:
 def image_vicreg_cifar10_tiny_cpu() -> ImageConfig:
     """Two-view VICReg (2105.04906) on CIFAR-10 20k/5k: no masked prediction; 30 min on 2 cores.
 
-    Measured after 12 TFLOP (570 steps, one seed): 59.8, untrained with the same stem 55.8.
+    Measured after 12 TFLOP (570 steps, three seeds): 58.6, untrained with the same stem 55.8.
     """
     return _cpu(
         6_000,
@@ -181,8 +181,8 @@ def image_vicreg_cifar10_tiny_cpu() -> ImageConfig:
 def image_jepa_vicreg_cifar10_tiny_cpu() -> ImageConfig:
     """Masked prediction of a fixed patch dictionary + two-view VICReg on CIFAR-10 20k/5k.
 
-    About 30 minutes on 2 cores. Measured after 12 TFLOP (420 steps, one seed): 55.4, as untrained:
-    the linear stem that masks need learns little from two views in so few steps.
+    About 30 minutes on 2 cores. Measured after 12 TFLOP (420 steps, three seeds): 56.9, untrained
+    55.4: the linear stem that masks need learns little from two views in so few steps.
     """
     return _cpu(
         4_000,
