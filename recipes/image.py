@@ -125,7 +125,7 @@ _VIEW_VICREG = RegulariserConfig(
 def image_ijepa_cifar10_tiny_cpu() -> ImageConfig:
     """I-JEPA (2301.08243) on CIFAR-10 20k/5k: EMA latents, multi-block masks; 30 min on 2 cores.
 
-    Only the paper's loss. Measured after 12 TFLOP (1,390 steps, three seeds, ridge on hidden
+    Only the paper's loss. Measured after 12 TFLOP (1,400 steps, three seeds, ridge on hidden
     activations): 49.4, below the same encoder untrained (55.4). Longer runs not measured.
     """
     return _cpu(10_000, 32, augment=_CROP)
