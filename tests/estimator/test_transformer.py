@@ -6,6 +6,7 @@ import pickle
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,16 +206,27 @@ def test_too_large_an_output_is_refused_before_any_work(monkeypatch: pytest.Monk
         model.transform(people())
 
 
-def test_one_row_is_quick() -> None:
-    model = TabularJEPA(steps=0, random_state=0).fit(people())
-    row = people().iloc[:1]
+def quickest(function: Callable[[], object]) -> float:
+    """CPU seconds of the quickest of many calls."""
     spent = []
     for _ in range(100):
         start = time.process_time()
-        model.transform(row)
+        function()
         spent.append(time.process_time() - start)
-    # CPU time of the quickest call: other processes on the machine do not count.
-    assert min(spent) < 0.005
+    return min(spent)
+
+
+def test_one_row_is_quick() -> None:
+    model = TabularJEPA(steps=0, random_state=0).fit(people())
+    row, layer, x = people().iloc[:1], torch.nn.Linear(32, 32), torch.randn(1, 32)
+
+    @torch.inference_mode()
+    def layers() -> None:
+        for _ in range(100):
+            layer(x)
+
+    # Under 5 ms where a small layer takes 5 us; on slow or busy machines both take longer.
+    assert quickest(lambda: model.transform(row)) < 10 * quickest(layers)
 
 
 def test_time_limit_shortens_the_run() -> None:
