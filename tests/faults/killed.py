@@ -30,7 +30,7 @@ from jepa_modalities.data.sar import synthetic
 from jepa_modalities.train import checkpoint
 from jepa_modalities.train.log import read
 
-STEPS = 24
+STEPS = 16
 SMALL: dict[str, Any] = {
     "train.steps": STEPS,
     "train.batch_size": 16,
