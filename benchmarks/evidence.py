@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 from jepa_modalities.train.environment import commit
 
 RESULTS = Path(__file__).resolve().parent / "results"
+# Correctness (seeds, samples) of every (arm, budget) by probe.
+Runs = dict[tuple[str, float], dict[str, NDArray[np.float64]]]
 
 
 def about(threads: int) -> dict[str, Any]:
@@ -69,3 +72,13 @@ def read_evidence(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.bool
         packed = np.frombuffer(base64.b64decode(text), np.uint8)
         right[name] = np.unpackbits(packed, count=content["samples"]).astype(bool)
     return content, right
+
+
+def collect(folder: Path) -> Runs:
+    """All runs of a folder; files are called <arm>-<budget>-<seed>.json."""
+    parts: dict[tuple[str, float], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(folder.glob("*.json")):
+        arm, budget, _ = path.stem.rsplit("-", 2)
+        for probe, value in read_evidence(path)[1].items():
+            parts[arm, float(budget)][probe].append(value.astype(np.float64))
+    return {k: {p: np.stack(v) for p, v in probes.items()} for k, probes in parts.items()}

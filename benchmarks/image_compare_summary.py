@@ -16,25 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evidence import RESULTS, read_evidence
+from evidence import RESULTS, Runs, collect, read_evidence
 from numpy.typing import NDArray
 
 from jepa_modalities.eval.statistics import bootstrap_interval, paired_bootstrap
 
 Array = NDArray[np.float64]
-Runs = dict[tuple[str, float], dict[str, Array]]
 COLUMNS = ("ridge@mean", "ridge@mean_std_max", "ridge@all_quadrants", "ridge@all_hidden_mean")
 MAIN = "ridge@all_hidden_mean"
-
-
-def collect(folder: Path) -> Runs:
-    """Correctness (seeds, samples) of every (arm, budget) and probe."""
-    parts: dict[tuple[str, float], dict[str, list[Array]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(folder.glob("*.json")):
-        arm, budget, _ = path.stem.rsplit("-", 2)
-        for probe, value in read_evidence(path)[1].items():
-            parts[arm, float(budget)][probe].append(value.astype(np.float64))
-    return {k: {p: np.stack(v) for p, v in probes.items()} for k, probes in parts.items()}
 
 
 def interval(values: Array) -> dict[str, Any]:

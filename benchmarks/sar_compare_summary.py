@@ -12,30 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evidence import RESULTS, read_evidence
+from evidence import RESULTS, Runs, collect
 from numpy.typing import NDArray
 from sar_compare import DRAWS, LOOKS, POOLINGS, SHOTS, WIDEST
 
 from jepa_modalities.eval.statistics import bootstrap_interval, paired_bootstrap
 
 Array = NDArray[np.float64]
-Runs = dict[tuple[str, float], dict[str, Array]]
 LABELS = (*(str(n) for n in SHOTS), "all")
-
-
-def collect(folder: Path) -> Runs:
-    """Correctness (seeds, chips) of every (arm, budget) and probe; few labels also over draws."""
-    parts: dict[tuple[str, float], dict[str, list[Array]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(folder.glob("*.json")):
-        arm, budget, _ = path.stem.rsplit("-", 2)
-        for probe, value in read_evidence(path)[1].items():
-            parts[arm, float(budget)][probe].append(value.astype(np.float64))
-    return {k: {p: np.stack(v) for p, v in probes.items()} for k, probes in parts.items()}
 
 
 def few(probes: dict[str, Array], labels: str, prefix: str = "", suffix: str = WIDEST) -> Any:

@@ -64,7 +64,7 @@ def test_draws_are_averaged_over_seeds_and_paired(tmp_path: Path) -> None:
                 for kind in ("ridge", *(f"ridge_10shot{n}" for n in range(sar.DRAWS)))
             }
             evidence.write_evidence(tmp_path / f"{arm}-{seed}.json", right, {})
-    table = sar.summary(sar.collect(tmp_path))
+    table = sar.summary(evidence.collect(tmp_path))
     row = table["vicreg 9"]
     assert row["seeds"] == 2 and row["20"] is None
     for labels in ("10", "all"):
