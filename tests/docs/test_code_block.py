@@ -22,7 +22,6 @@ from jepa_modalities.adapters.sar.adapter import SarAdapter
 from jepa_modalities.adapters.tabular.adapter import TabularAdapter
 from jepa_modalities.cli.main import main
 from jepa_modalities.config import changed
-from jepa_modalities.eval import report
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -227,7 +226,6 @@ def test_blocks_run(page: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     # Drawing costs more than such a small run; the report's own tests look at the pictures.
     for adapter in (ImageAdapter, ECGAdapter, SarAdapter, TabularAdapter):
         monkeypatch.setattr(adapter, "pictures", lambda self, encoders: {})
-    monkeypatch.setattr(report, "further_panels", lambda log: [])
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
         if block.executed:

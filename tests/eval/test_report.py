@@ -19,6 +19,7 @@ from jepa_modalities.eval.report import compare_reports, write_report
 from jepa_modalities.eval.score import Column, Score, outcome, parse
 from jepa_modalities.eval.summary import summary_lead, summary_text
 
+pytestmark = pytest.mark.usefixtures("curves")
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 40
 
