@@ -64,9 +64,9 @@ def sar_mstar_tiny_cpu() -> SarConfig:
     Pretraining sees MSTAR's 17 degree chips, SAR-ACD and OpenSARShip without labels; 0.8 million
     parameters. Measured on the gain-jittered validation part (17 degree chips, seen without
     labels), ridge, one seed, 5 draws of 10 / 20 / 40 labels per class: 76.0 / 83.9 / 89.0, with
-    the bar beside it 78.6 / 87.8 / 93.9; untrained 61.8 / 72.4 / 80.4; bar 69.1 / 80.0 / 88.0. Under
-    added one-look speckle it falls to 39, the bar only to 98 (all labels). Aim: 84 / 90 / 94 / 99
-    on the 15 degree chips, not opened yet.
+    the bar beside it 78.6 / 87.8 / 93.9; untrained 61.8 / 72.4 / 80.4; bar 69.1 / 80.0 / 88.0.
+    Under added one-look speckle it falls to 39, the bar only to 98 (all labels). Aim: 84 / 90 / 94
+    / 99 on the 15 degree chips, not opened yet.
     """
     return SarConfig(
         data=SarData(
