@@ -32,7 +32,7 @@ FINETUNE = Recipe(
     warmup=0.05,
     label_smoothing=0.0,
 )
-# From the frozen probe on (LP-FT); chosen on jittered validation, 40 labels per class.
+# From the frozen probe on (LP-FT); rate tried on one and two draws of jittered validation only.
 PROBE_FINETUNE = replace(FINETUNE, epochs=20, label_smoothing=0.1, head="ridge")
 
 
