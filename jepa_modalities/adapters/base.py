@@ -97,7 +97,8 @@ class Adapter(Parts, Protocol):
 
     `config` may be completed by what the data say (the columns of a table): encoder files carry
     this one. An adapter may also have `terms() -> list[nn.Module]`, loss terms beside the
-    prediction and the regulariser.
+    prediction and the regulariser; and `blocks: Blocks | None` (see `core.draw`) where its
+    data are not in memory.
     """
 
     config: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -92,6 +93,75 @@ def order(seed: int, epoch: int, count: int) -> Tensor:
     return torch.randperm(count, generator=seeded(seed, 2, epoch))
 
 
+@dataclass(frozen=True)
+class Window:
+    """Rows first..last-1 of an epoch's order."""
+
+    first: int
+    last: int
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How data that are not in memory are read.
+
+    Attributes:
+        sizes: rows of every block, long, (blocks,); blocks follow each other in the data.
+        window: rows that are mixed at least, but those of four blocks in any case.
+    """
+
+    sizes: Tensor
+    window: int
+
+    @property
+    def span(self) -> int:
+        """Rows that are mixed, about."""
+        return max(self.window, 4 * math.ceil(int(self.sizes.sum()) / len(self.sizes)))
+
+
+class BlockOrder:
+    """Orders of data that are read block by block: blocks shuffled, then rows inside of windows.
+
+    A window is a few blocks that follow each other in the epoch's order of blocks. Row numbers of
+    one window are held at a time, so memory does not grow with the data.
+
+    Args:
+        blocks: of the data.
+        seed: of the run.
+
+    Raises:
+        ValueError: no block, or an empty one.
+    """
+
+    def __init__(self, blocks: Blocks, seed: int) -> None:
+        if not len(blocks.sizes) or int(blocks.sizes.min()) < 1:
+            raise ValueError("blocks: give at least one, each of at least one row")
+        self.sizes, self.span, self.seed = blocks.sizes, blocks.span, seed
+        self.starts = self.sizes.cumsum(0) - self.sizes
+        self._blocks: tuple[int, Tensor, Tensor] | None = None
+
+    def window(self, epoch: int, offset: int) -> Window:
+        """The window in which row `offset` of an epoch lies."""
+        if self._blocks is None or self._blocks[0] != epoch:
+            blocks = order(self.seed, epoch, len(self.sizes))
+            self._blocks = (epoch, blocks, self.sizes[blocks].cumsum(0))
+        _, blocks, ends = self._blocks
+        number = (ends - self.sizes[blocks]) // self.span
+        mine = number == number[int(torch.searchsorted(ends, offset, right=True))]
+        chosen, last = blocks[mine], int(ends[mine][-1])
+        ranges = [
+            torch.arange(start, start + size)
+            for start, size in zip(
+                self.starts[chosen].tolist(), self.sizes[chosen].tolist(), strict=True
+            )
+        ]
+        rows = torch.cat(ranges)
+        first = last - len(rows)
+        mixed = torch.randperm(len(rows), generator=seeded(self.seed, 4, epoch * 2**40 + first))
+        return Window(first, last, rows[mixed])
+
+
 class Schedule:
     """Which rows belong to which step: a function of (seed, step), so resuming needs no state.
 
@@ -101,17 +171,33 @@ class Schedule:
         count: rows of the data.
         batch_size: rows of a global batch.
         seed: of the run.
+        blocks: of data that are read block by block, see `BlockOrder`; None mixes all rows.
+
+    Raises:
+        ValueError: blocks that do not make up the data.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, count: int, batch_size: int, seed: int, blocks: Blocks | None = None
+    ) -> None:
+        if blocks is not None and int(blocks.sizes.sum()) != count:
+            raise ValueError(f"blocks hold {int(blocks.sizes.sum())} rows, the data {count}")
         self.count, self.batch_size, self.seed = count, batch_size, seed
-        self._orders: dict[int, Tensor] = {}
+        self._blocks = None if blocks is None else BlockOrder(blocks, seed)
+        self._windows: dict[tuple[int, int], Window] = {}
 
-    def _order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
-            self._orders[epoch] = order(self.seed, epoch, self.count)
-        return self._orders[epoch]
+    def _window(self, epoch: int, offset: int) -> Window:
+        for (known, _), window in self._windows.items():
+            if known == epoch and window.first <= offset < window.last:
+                return window
+        if self._blocks is None:
+            window = Window(0, self.count, order(self.seed, epoch, self.count))
+        else:
+            window = self._blocks.window(epoch, offset)
+        # The one before is kept too: a step may be asked for again where one follows another.
+        self._windows = dict([*self._windows.items()][-1:])
+        self._windows[epoch, window.first] = window
+        return window
 
     def rows(self, step: int) -> Tensor:
         """Row numbers of step 1, 2, ...; long, (batch_size,)."""
@@ -119,7 +205,9 @@ class Schedule:
         parts = []
         while first < step * self.batch_size:
             epoch, offset = divmod(first, self.count)
-            take = min(self.count - offset, step * self.batch_size - first)
-            parts.append(self._order(epoch)[offset : offset + take])
+            window = self._window(epoch, offset)
+            take = min(window.last - offset, step * self.batch_size - first)
+            begin = offset - window.first
+            parts.append(window.rows[begin : begin + take])
             first += take
         return torch.cat(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,21 +52,55 @@ class Table:
         return np.flatnonzero(chosen & ~self.missing if labelled else chosen)
 
 
+def table_files(path: str | Path) -> list[Path]:
+    """The files that a path names: one, a pattern, a folder of Parquet files, or several.
+
+    Args:
+        path: parts joined by commas.
+
+    Raises:
+        FileNotFoundError: nothing there.
+    """
+    files: list[Path] = []
+    for part in [path] if Path(path).is_file() else [p.strip() for p in str(path).split(",")]:
+        place = Path(part)
+        if place.is_dir():
+            found = sorted(place.glob("*.parquet"))
+        else:
+            found = [place] if place.is_file() else [Path(name) for name in sorted(glob(str(part)))]
+        if not found:
+            what = "no .parquet file in" if place.is_dir() else "no table at"
+            raise FileNotFoundError(f"{what} {part}: is data.path right?")
+        files += found
+    return files
+
+
 def read_frame(path: str | Path) -> DataFrame:
-    """A file as a DataFrame with text column names.
+    """The files that a path names (see `table_files`) as one DataFrame with text column names.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another ending, or a file that is empty or broken.
+        ValueError: another ending, a file that is empty or broken, or files with other columns.
     """
     import pandas as pd
 
-    place = Path(path)
+    files = table_files(path)
+    frames = [_read_file(file) for file in files]
+    for file, frame in zip(files, frames, strict=True):
+        if different := sorted(set(frame.columns) ^ set(frames[0].columns)):
+            raise ValueError(
+                f"{file} and {files[0]} differ in the columns {different[:5]}; all files of a "
+                f"table need the same"
+            )
+    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+
+
+def _read_file(place: Path) -> DataFrame:
+    import pandas as pd
+
     ending = next((e for e in reversed(ENDINGS) if place.name.lower().endswith(e)), None)
     if ending is None:
         raise ValueError(f"{place}: unknown kind of table; expected one of {', '.join(ENDINGS)}")
-    if not place.is_file():
-        raise FileNotFoundError(f"no table at {place}: is data.path right?")
     with refusing(place, ending, REMEDY):
         if ending == ".parquet":
             frame = pd.read_parquet(place)
@@ -136,7 +171,7 @@ def open_table(
     if path == "breast_cancer":
         frame, target = _breast_cancer(), target or "target"
     else:
-        frame, about = read_frame(path), stored(path)
+        frame, about = read_frame(path), stored(table_files(path)[0])
         target = target or about.get("target", "")
         split = split or ("split" if about and "split" in frame.columns else "")
     roles = [("target", target), ("split", split), *(("drop", name) for name in drop)]

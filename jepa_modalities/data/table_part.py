@@ -1,4 +1,4 @@
-"""Tables that are read in parts, for files larger than memory."""
+"""Tables that are read in parts, in order, for files larger than memory."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_modalities.core.draw import Draw, Schedule, order, seeded
+from jepa_modalities.core.draw import BlockOrder, Blocks, Draw, Schedule, order, seeded
 from jepa_modalities.core.masking import BlockMasker, Masks, RandomMasker
 
 
@@ -132,3 +132,48 @@ def test_schedule_is_a_function_of_the_step() -> None:
 def test_epochs_and_seeds_have_their_own_order() -> None:
     orders = [order(seed, epoch, 20).tolist() for seed in (0, 1) for epoch in (0, 1)]
     assert len({tuple(o) for o in orders}) == 4
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=30),
+    st.integers(1, 60),
+    st.integers(1, 25),
+    st.integers(0, 3),
+)
+@settings(deadline=None, max_examples=60)
+def test_blocks_cover_every_row_once_per_epoch(
+    sizes: list[int], window: int, batch_size: int, seed: int
+) -> None:
+    count, blocks = sum(sizes), Blocks(torch.tensor(sizes), window)
+    schedule = Schedule(count, batch_size, seed, blocks)
+    steps = 3 * count // batch_size + 2
+    stream = torch.cat([schedule.rows(step) for step in range(1, steps + 1)]).tolist()
+    for epoch in range(len(stream) // count):
+        assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
+    for step in (steps, 1, 2):  # any order, a fresh object as after resuming
+        again = Schedule(count, batch_size, seed, blocks).rows(step).tolist()
+        assert again == stream[(step - 1) * batch_size : step * batch_size]
+
+
+def test_blocks_are_read_a_window_at_a_time_and_mixed_inside() -> None:
+    sizes = torch.full((200,), 50)
+    found = BlockOrder(Blocks(sizes, 1_000), 0)
+    first = found.window(0, 0)
+    assert (first.first, first.last) == (0, 1_000)
+    blocks = first.rows // 50
+    assert len(blocks.unique()) == 20  # twenty whole blocks
+    assert blocks.unique().diff().max() > 1  # from all over the data
+    assert len(blocks[:100].unique()) > 15  # mixed
+    second, later = found.window(0, 1_000), found.window(1, 0)
+    assert not set(first.rows.tolist()) & set(second.rows.tolist())
+    assert set(first.rows.tolist()) != set(later.rows.tolist())
+    # Large blocks: at least four are mixed, whatever the window.
+    wide = BlockOrder(Blocks(torch.full((40,), 500), 10), 0).window(0, 0)
+    assert len((wide.rows // 500).unique()) == 4
+
+
+def test_blocks_that_do_not_make_up_the_data_are_refused() -> None:
+    with pytest.raises(ValueError, match="blocks hold 7 rows, the data 8"):
+        Schedule(8, 2, 0, Blocks(torch.tensor([3, 4]), 1))
+    with pytest.raises(ValueError, match="each of at least one row"):
+        Schedule(3, 2, 0, Blocks(torch.tensor([3, 0]), 1))

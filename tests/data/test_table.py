@@ -101,6 +101,7 @@ def test_names_and_values_that_cannot_be(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no table at"):
         read_frame(tmp_path / "none.csv")
+    (tmp_path / "t.xlsx").write_bytes(b"PK")
     with pytest.raises(ValueError, match="unknown kind of table"):
         read_frame(tmp_path / "t.xlsx")
     for name, content in (

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,14 @@ from jepa_modalities.adapters.ecg.source import ECGSource
 from jepa_modalities.adapters.ecg.target import fit_stem, fixed_target, token_starts
 from jepa_modalities.adapters.ecg.tokenizer import ECGTokenizer
 from jepa_modalities.core.batch import Batch, Tokens
-from jepa_modalities.core.draw import Draw
+from jepa_modalities.core.draw import Blocks, Draw
 from jepa_modalities.core.masking import Masker, Masks
 from jepa_modalities.core.registry import adapters
+from jepa_modalities.data.ahead import read_ahead
 from jepa_modalities.data.ecg.records import ECGRecords
 
 AHEAD = 3  # batches that are read while the device works on another one
+BLOCK, WINDOW = 256, 2**14  # recordings that lie together, and that are mixed
 MONITORED = 1000  # recordings of the collapse monitor
 
 
@@ -75,6 +75,14 @@ class ECGAdapter:
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def blocks(self) -> Blocks | None:
+        """Recordings that follow each other in the file, where they are not in memory."""
+        if self.source.resident:
+            return None
+        full, rest = divmod(len(self), BLOCK)
+        return Blocks(torch.tensor([BLOCK] * full + [rest] * bool(rest)), WINDOW)
+
     def embedding(self) -> nn.Module:
         """The first layer; random kernels are fitted to the training records, once."""
         stem = ECGModality.embedding(self.config)
@@ -107,14 +115,12 @@ class ECGAdapter:
             for ids, draw in plan:
                 yield self._moved(self._cpu(ids, draw, masker), device)
             return
-        with ThreadPoolExecutor(1) as reader:
-            waiting: deque[Future[Any]] = deque()
-            for ids, draw in plan:
-                waiting.append(reader.submit(self._cpu, ids, draw, masker))
-                if len(waiting) > AHEAD:
-                    yield self._moved(waiting.popleft().result(), device)
-            while waiting:
-                yield self._moved(waiting.popleft().result(), device)
+
+        def read(item: tuple[Tensor, Draw]) -> dict[str, Any]:
+            return self._cpu(*item, masker)
+
+        for found in read_ahead(plan, read, AHEAD):
+            yield self._moved(found, device)
 
     def _cpu(self, ids: Tensor, draw: Draw, masker: Masker | None) -> dict[str, Any]:
         """Everything random and everything read, in a fixed order; normalised crops on the CPU."""

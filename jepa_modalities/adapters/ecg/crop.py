@@ -14,6 +14,8 @@ from jepa_modalities.adapters.ecg.signal import ratio, resampled, resampled_leng
 from jepa_modalities.data.ecg.file import ECGRecords
 from jepa_modalities.data.ecg.layout import INVALID
 
+MOST = 2**22  # values of recordings that are conformed whole at a time
+
 
 def renamed(records: ECGRecords, config: PreprocessConfig) -> ECGRecords:
     """Recordings whose lead names the configuration's aliases have replaced."""
@@ -69,13 +71,38 @@ def crops(
         values, complete = _cut(records, mine, starts[mine], count, scale, config)
         out[mine[complete], :, :count] = values.transpose(0, 2, 1)
         pending[mine[complete]] = False
-    for row in np.flatnonzero(pending):
-        integers = records.record(int(row))[:, scale.column[row]]
-        values = (integers - scale.zero[row]) * scale.factor[row]
-        values[(integers == INVALID) | ~scale.there[row]] = np.nan
-        part = steps(values, float(records.fs[row]), config)[starts[row] : starts[row] + samples]
-        out[row, :, : len(part)] = part.T
+    for mine in _alike(records, np.flatnonzero(pending), len(config.leads)):
+        whole = _whole(records, mine, scale, config)
+        for row, signal in zip(mine.tolist(), whole, strict=True):
+            part = signal[:, starts[row] : starts[row] + samples]
+            out[row, :, : part.shape[1]] = part
     return out
+
+
+def _alike(records: ECGRecords, rows: NDArray[np.int64], leads: int) -> list[NDArray[np.int64]]:
+    """Recordings of one rate and length together, `MOST` values at a time."""
+    groups = []
+    for rate, length in sorted(
+        set(zip(records.fs[rows].tolist(), records.length[rows].tolist(), strict=True))
+    ):
+        mine = rows[(records.fs[rows] == rate) & (records.length[rows] == length)]
+        groups += np.split(mine, range(most := max(MOST // (length * leads), 1), len(mine), most))
+    return groups
+
+
+def _whole(
+    records: ECGRecords, rows: NDArray[np.int64], scale: _Scale, config: PreprocessConfig
+) -> NDArray[Any]:
+    """Recordings of one rate and length, conformed whole: (rows, leads, new samples)."""
+    at = np.broadcast_to(np.arange(records.length[rows[0]]), (len(rows), records.length[rows[0]]))
+    column, there = scale.column[rows][:, None], scale.there[rows][:, None]
+    integers = np.take_along_axis(records.gather(rows, at), column, 2)
+    values = (integers - scale.zero[rows][:, None]) * scale.factor[rows][:, None]
+    values[(integers == INVALID) | ~there] = np.nan
+    # Every step treats each lead alone: the leads of all recordings stand side by side.
+    side_by_side = values.transpose(1, 0, 2).reshape(len(values[0]), -1)
+    done = steps(side_by_side, float(records.fs[rows[0]]), config)
+    return done.T.reshape(len(rows), -1, len(done))
 
 
 @dataclass(frozen=True)

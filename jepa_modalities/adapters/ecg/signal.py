@@ -46,18 +46,26 @@ def filtered(signal: Signal, fs: float, highpass: float, notch: tuple[float, ...
     Raises:
         ValueError: a corner at or above fs / 2.
     """
-    from scipy.signal import butter, iirnotch, sosfiltfilt, tf2sos
+    from scipy.signal import sosfiltfilt
 
     if highpass >= fs / 2:
         raise ValueError(f"highpass = {highpass} Hz; a signal of {fs} Hz needs less than {fs / 2}")
-    sections = [butter(4, highpass, "highpass", fs=fs, output="sos")] if highpass > 0 else []
-    sections += [tf2sos(*iirnotch(centre, 30, fs)) for centre in notch if centre < fs / 2]
-    if not sections or len(signal) < 2:
+    sos = _sections(fs, highpass, notch)
+    if not len(sos) or len(signal) < 2:
         return signal
-    sos = np.concatenate(sections)
     # scipy's own default, shortened where a signal is shorter than it.
     pad = min(3 * (2 * len(sos) + 1), len(signal) - 1)
     return np.asarray(sosfiltfilt(sos, signal, axis=0, padlen=pad))
+
+
+@lru_cache(maxsize=32)
+def _sections(fs: float, highpass: float, notch: tuple[float, ...]) -> NDArray[np.float64]:
+    """Second-order sections of all filters, (sections, 6)."""
+    from scipy.signal import butter, iirnotch, tf2sos
+
+    sections = [butter(4, highpass, "highpass", fs=fs, output="sos")] if highpass > 0 else []
+    sections += [tf2sos(*iirnotch(centre, 30, fs)) for centre in notch if centre < fs / 2]
+    return np.concatenate([np.empty((0, 6)), *sections])
 
 
 def ratio(fs: float, new_fs: float) -> tuple[int, int]:

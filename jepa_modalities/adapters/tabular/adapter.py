@@ -1,4 +1,4 @@
-"""The table adapter: the whole table as tensors, one gather per step."""
+"""The table adapter: the whole table as tensors, one gather per step; or streamed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from jepa_modalities.adapters.tabular.config import TableShape, TabularConfig
 from jepa_modalities.adapters.tabular.model import embedding, geometry
 from jepa_modalities.adapters.tabular.objective import Detection, Reconstruction, replaced
 from jepa_modalities.adapters.tabular.preprocess import TablePreprocess
+from jepa_modalities.adapters.tabular.stream import StreamedRows, sample_table, streamed
 from jepa_modalities.adapters.tabular.target import fixed_target
 from jepa_modalities.adapters.tabular.tokenizer import TableTokenizer, pack
 from jepa_modalities.core.batch import Batch, Tokens
+from jepa_modalities.core.draw import Blocks, Draw
 from jepa_modalities.core.masking import Masker, Masks
 from jepa_modalities.core.registry import adapters
+from jepa_modalities.data.ahead import read_ahead
 from jepa_modalities.data.table import Table, open_table
+
+AHEAD = 64  # batches of a streamed table: a new window takes as long to read as many steps
 
 
 @adapters.register("tabular")
@@ -42,6 +47,9 @@ class TabularAdapter:
         self, config: TabularConfig, folder: Path | None = None, table: Table | None = None
     ) -> None:
         data = config.data
+        blocks = streamed(config) if table is None else None
+        if blocks is not None:
+            table = sample_table(config, blocks)
         self.table = table or open_table(
             data.path, data.target, data.split, data.task, data.categorical, data.dates, data.drop
         )
@@ -65,6 +73,7 @@ class TabularAdapter:
         self.geometry = geometry(self.config)
         check(self.config)
         build_masker(self.config, self.geometry)
+        self.stream = None if blocks is None else StreamedRows(config, blocks, self.preprocess)
         self._resident: Tensor | None = None
         if config.evaluate.enabled and self.table.target is not None:
             from jepa_modalities.adapters.tabular.evaluator import check as check_evaluation
@@ -72,7 +81,12 @@ class TabularAdapter:
             check_evaluation(self)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values if self.stream is None else self.stream)
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """The blocks that a streamed table is read in."""
+        return None if self.stream is None else self.stream.order
 
     def embedding(self) -> nn.Module:
         """Weights for every feature."""
@@ -97,8 +111,7 @@ class TabularAdapter:
         table = self._on(device)
         choice = self.config.objective
         fixed = self.config.target.kind != "ema"
-        for ids, draw in plan:
-            values = table.index_select(0, ids.to(device, non_blocking=True))
+        for values, ids, draw in self._rows(plan, table):
             tokens: Tokens = self.tokenizer(values)
             masks = None if masker is None else draw.masks(masker).to(device)
             views: tuple[Tokens, ...] = ()
@@ -107,8 +120,19 @@ class TabularAdapter:
                 views = (Tokens(changed, tokens.positions),)
             yield Batch(tokens, tokens, views, raw=values if fixed else None, ids=ids), masks
 
+    def _rows(self, plan: Plan, table: Tensor) -> Iterator[tuple[Tensor, Tensor, Draw]]:
+        """Packed rows of each batch on the table's device, with their numbers and draws."""
+        device = table.device
+        if self.stream is None:
+            for ids, draw in plan:
+                yield table.index_select(0, ids.to(device, non_blocking=True)), ids, draw
+            return
+        stream = self.stream
+        for values, ids, draw in read_ahead(plan, lambda item: (stream(item[0]), *item), AHEAD):
+            yield values.to(device, non_blocking=True), ids, draw
+
     def _on(self, device: torch.device) -> Tensor:
-        """All training rows on the device, copied once."""
+        """All training rows (the sample of a streamed table) on the device, copied once."""
         if self._resident is None or self._resident.device != device:
             self._resident = self.values.to(device)
         return self._resident

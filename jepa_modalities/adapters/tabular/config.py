@@ -13,7 +13,8 @@ class TableData:
     """Where the table comes from and what its columns mean."""
 
     path: str = ""
-    """.csv, .csv.gz or .parquet; 'breast_cancer' for scikit-learn's bundled table"""
+    """.csv, .csv.gz or .parquet; a folder of Parquet files, a pattern, or several joined by commas;
+    'breast_cancer' for scikit-learn's bundled table"""
     target: str = ""
     """column that probes predict, no part of pretraining; empty: none, or a stored table's own"""
     split: str = ""
@@ -30,6 +31,8 @@ class TableData:
     """scale of numeric columns: quantile to normal, standard, or robust with soft clipping"""
     max_levels: int = 256
     """the most frequent levels of a category that are told apart"""
+    resident: float = 2.0
+    """GiB of memory; Parquet files that would need more are streamed, for pretraining only"""
     score: Literal["test", "val"] = "test"
     """rows that the probes are scored on; develop on val"""
 
