@@ -26,11 +26,16 @@ from jepa_modalities.export.encoder import (
     save_encoder,
 )
 from jepa_modalities.train import checkpoint
-from jepa_modalities.train.distributed import Processes, pick_device, processes
+from jepa_modalities.train.distributed import (
+    Processes,
+    may_restart,
+    pick_device,
+    processes,
+)
 from jepa_modalities.train.engine import Trained, Trainer, untrained
 from jepa_modalities.train.environment import write_environment
-from jepa_modalities.train.lock import locked
-from jepa_modalities.train.log import Log, read
+from jepa_modalities.train.lock import locked, taken_up
+from jepa_modalities.train.log import Log, cut, read
 from jepa_modalities.train.state import model_state
 
 __all__ = ["PretrainedEncoder", "Run", "evaluate", "load", "pretrain", "recipe", "recipes"]
@@ -209,7 +214,13 @@ def pretrain(
     Raises:
         ValueError: settings or data that cannot work, before anything is trained.
         CheckpointError: nothing to resume, or a damaged checkpoint.
+
+    Under `torchrun --max-restarts N` a restarted launch goes on from its last checkpoint by itself.
     """
+    if may_restart() and out is None:
+        raise ValueError(
+            "torchrun --max-restarts needs --out DIR: a restarted launch goes on in that run folder"
+        )
     resuming = resume or resume_step is not None
     if resuming and out is None:
         raise ValueError("resume needs out: the run folder that goes on")
@@ -224,6 +235,8 @@ def pretrain(
     console = None if quiet else Console()
     with threads(config.train.threads), processes(config.train.device) as peers:
         folder = Path(peers.agree(str(out if out is not None else _fresh_folder(name))))
+        if taken_up(folder) and checkpoint.steps(folder):
+            resuming, resume_step = True, None
         if resuming:
             compare(folder, config)
         with locked(folder, peers, not resuming):
@@ -243,6 +256,7 @@ def _pretrain(
     if resuming:
         trainer.resume(resume_step)
     elif peers.main:
+        cut(folder, 0)
         write_environment(folder, peers)
         checkpoint.write_json(folder / "config.json", asdict(config))
     log = Log(folder, config.train.tensorboard) if peers.main else None

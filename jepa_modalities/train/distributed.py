@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,22 @@ class Processes:
         return self.rank * rows // self.world, (self.rank + 1) * rows // self.world
 
 
+def launch() -> str:
+    """Name of the launch that this process belongs to; torchrun's restarts keep it."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return name if name != "none" else f"{socket.gethostname()} {os.getppid()}"
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process again, after one of the launch had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def may_restart() -> bool:
+    """Whether torchrun would (`--max-restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
 def pick_device(name: str, setting: str = "train.device") -> torch.device:
     """Device of "auto", "cpu", "cuda", "cuda:1".
 
@@ -87,7 +106,11 @@ def processes(device_name: str) -> Iterator[Processes]:
         return
     # The others wait while the first process probes; when one dies, torchrun ends them all.
     patience = timedelta(hours=12)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+    shared, rank, world = next(rendezvous("env://"))
+    # A restarted launch meets in the same store, where the addresses of the dead still stand.
+    store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), shared)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=patience, store=store, rank=rank, world_size=world)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     finally:

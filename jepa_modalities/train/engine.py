@@ -134,7 +134,8 @@ class Trainer:
         self.monitor.load_state_dict(state["monitor"])
         self.verdict = state["verdict"]
         random = state["random"]
-        torch.set_rng_state(random[min(self.peers.rank, len(random) - 1)])
+        # A copy: torch reads the state of a view at a wrong address.
+        torch.set_rng_state(random[min(self.peers.rank, len(random) - 1)].clone())
         if self.peers.main:
             cut(self.folder, self.step)
             checkpoint.forget_after(self.folder, self.step)

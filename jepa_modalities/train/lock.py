@@ -7,10 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jepa_modalities.train.distributed import Processes
+from jepa_modalities.train.distributed import Processes, launch, restarted
 
 # A folder without any of these holds no progress: its run failed at the very start.
 BEGUN = ("checkpoint", "log.jsonl", "metrics.json")
+LOCK = "run.lock"
+
+
+def taken_up(folder: Path) -> bool:
+    """Whether torchrun has restarted the very launch whose run is in the folder."""
+    if not restarted():
+        return False
+    try:
+        return (folder / LOCK).read_text(encoding="utf-8") == launch()
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager
@@ -20,7 +31,8 @@ def locked(folder: Path, peers: Processes, fresh: bool) -> Iterator[None]:
     Args:
         folder: of the run.
         peers: this process among its peers; the first one holds the lock.
-        fresh: make the folder; it must not hold a run.
+        fresh: make the folder; it must not hold a run, other than one that this launch began and
+            was restarted in before a first checkpoint.
 
     Raises:
         RuntimeError: another process holds it.
@@ -35,7 +47,8 @@ def locked(folder: Path, peers: Processes, fresh: bool) -> Iterator[None]:
         raise FileExistsError(f"--out {folder} is a file; name a folder")
     if fresh:
         folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "run.lock").open("a") as file:
+    own = taken_up(folder)
+    with (folder / LOCK).open("a", encoding="utf-8") as file:
         try:
             # A record lock: unlike with flock, loader processes that outlive a killed run do not
             # keep it.
@@ -45,9 +58,12 @@ def locked(folder: Path, peers: Processes, fresh: bool) -> Iterator[None]:
                 f"{folder} is in use by another process; wait for it or choose another --out"
             ) from None
         there = [folder / name for name in BEGUN if (folder / name).exists()]
-        if fresh and any(path.stat().st_size for path in there):
+        if fresh and not own and any(path.stat().st_size for path in there):
             raise FileExistsError(
                 f"{folder} holds a run already: go on with --resume, or choose another --out"
             )
+        file.truncate(0)
+        file.write(launch())
+        file.flush()
         peers.barrier()
         yield

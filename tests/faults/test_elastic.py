@@ -1,0 +1,98 @@
+"""A process of a launch dies: torchrun's restart goes on from the last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jepa_modalities import api
+from jepa_modalities.train import checkpoint
+from jepa_modalities.train.distributed import Processes
+from jepa_modalities.train.lock import locked
+from jepa_modalities.train.log import read
+
+PROGRAM = Path(__file__).with_name("elastic.py")
+
+
+def launch(folder: Path, death: int, restarts: int) -> subprocess.CompletedProcess[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    sizes = ["--nproc-per-node", "2", "--max-restarts", str(restarts)]
+    return subprocess.run(
+        [*torchrun, *sizes, str(PROGRAM), str(folder), str(death)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Never disturbed, on two processes."""
+    folder = tmp_path_factory.mktemp("elastic") / "whole"
+    done = launch(folder, 0, 0)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def curve(folder: Path) -> list[tuple[int, float]]:
+    return [(record["step"], record["loss"]) for record in read(folder)]
+
+
+@pytest.mark.parametrize("death", [2, 11], ids=["before_the_first_checkpoint", "later"])
+def test_a_restart_loses_nothing(death: int, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = launch(folder, death, 1)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "exitcode: -9" in done.stderr  # it did die
+    assert curve(folder) == curve(whole)
+    weights, expected = (load_file(run / "encoder.safetensors") for run in (folder, whole))
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+
+def test_without_restarts_it_is_resumed_by_hand_on_any_number_of_processes(
+    whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    done = launch(folder, 11, 0)
+    assert done.returncode != 0
+    assert checkpoint.steps(folder)[-1] == 8
+    api.pretrain(api.read_config(folder / "config.json"), folder, resume=True, quiet=True)
+    alone, together = curve(folder), curve(whole)
+    assert alone[:8] == together[:8]
+    for (step, loss), (expected, other) in zip(alone, together, strict=True):
+        assert step == expected and loss == pytest.approx(other, abs=1e-5, rel=0)
+
+
+def test_only_the_launch_that_began_a_run_takes_it_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    peers = Processes(0, 1, torch.device("cpu"))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
+    with locked(tmp_path, peers, fresh=True):
+        (tmp_path / "log.jsonl").write_text("{}\n")
+    for name, count, mine in (("first", "0", False), ("other", "1", False), ("first", "1", True)):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        if mine:
+            with locked(tmp_path, peers, fresh=True):
+                continue
+        with (
+            pytest.raises(FileExistsError, match="holds a run already"),
+            locked(tmp_path, peers, fresh=True),
+        ):
+            pass
+    shutil.rmtree(tmp_path)
+
+
+def test_restarts_need_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    with pytest.raises(ValueError, match="--max-restarts needs --out"):
+        api.pretrain("image_digits")
