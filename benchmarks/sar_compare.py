@@ -56,8 +56,21 @@ WIDEST = "all_mean_std_max+grid4"
 POOLINGS = (WIDEST, "all_mean_std_max", "mean")
 TARGETS = ("pixels", "hog", "gradient", "gradient_gaussian", "ema", "gradient+ema")
 PLAIN = {"raw": raw_features, "bar": bar_features}
+# What was tried on validation before the recipe was fixed, as changes of it.
+TRIED: dict[str, dict[str, Any]] = {
+    "vicreg_narrow": {"data.maps": (2, 4, 6, 8), "data.margin": 8},
+    "vicreg_cut": {"data.margin": 8},
+    "vicreg_17": {"data.maps": (2, 5, 9, 13, 17), "data.margin": 8},
+    "vicreg_cov4": {"data.margin": 8, "regulariser.coefficients": (25.0, 25.0, 4.0)},
+    "vicreg_speckle": {"view_augment.looks": 4.0},
+}
 SVM = {"gradient_svm": gradient_features, "hog_svm": hog_features}
-UNTRAINED = {"untrained": "vicreg", "untrained_image": "target_gradient"}  # by input
+# By input.
+UNTRAINED = {
+    "untrained": "vicreg",
+    "untrained_narrow": "vicreg_narrow",
+    "untrained_image": "target_gradient",
+}
 Array = NDArray[Any]
 
 
@@ -70,8 +83,7 @@ def arms() -> dict[str, SarConfig]:
     }
     strict = api.recipe("sar_mstar_small_strict").data.path
     base["vicreg_strict"] = changed(base["vicreg"], {"data.path": strict})
-    base["vicreg_speckle"] = changed(base["vicreg"], {"view_augment.looks": 4.0})
-    base["vicreg_wide"] = changed(base["vicreg"], {"data.maps": (2, 5, 9, 13)})
+    base |= {name: changed(base["vicreg"], more) for name, more in TRIED.items()}
     target = api.recipe("sar_target_mstar_tiny_cpu")
     kinds = {f"target_{k}": replace(target, target=replace(target.target, kind=k)) for k in TARGETS}
     return base | kinds

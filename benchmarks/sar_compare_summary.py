@@ -39,6 +39,8 @@ def few(probes: dict[str, Array], labels: str, prefix: str = "", suffix: str = W
 
 def control_of(arm: str) -> str:
     """The untrained encoder with the same input."""
+    if arm == "vicreg_narrow":
+        return "untrained_narrow"
     return "untrained_image" if arm.startswith(("target", "sar_jepa")) else "untrained"
 
 

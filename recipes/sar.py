@@ -73,6 +73,8 @@ def sar_mstar_tiny_cpu() -> SarConfig:
             path=f"{_mstar()},{_others()}",
             train_path=_mstar(),
             scaling="linear",
+            margin=13,
+            maps=(2, 5, 9, 13),
         ),
         encoder=EncoderConfig(dim=128, depth=4, heads=4, position_scale=0.3, rescale=False),
         predictor=PredictorConfig(width=64, depth=2, heads=4),
