@@ -292,6 +292,22 @@ def test_a_full_disk(digits: list[str], told: Told, tmp_path: Path) -> None:
         assert checkpoint.load(folder)[0] == there[-1]
 
 
+def test_a_read_only_run_folder(digits: list[str], told: Told, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with full_disk(disk, 4_000):
+        assert told("pretrain", *digits, "--out", str(disk / "run"), "--quiet")[0] == 0
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for out, more in (("run", ["--resume"]), ("other", [])):
+            code, message = told("pretrain", *digits, "--out", str(disk / out), "--quiet", *more)
+            assert code == 2 and "Read-only file system" in message and str(disk / out) in message
+        (code, message), folder = told("evaluate", str(disk / "run")), tmp_path / "features.npy"
+        assert code == 2 and "Read-only file system" in message
+        # Using the encoder writes nothing beside it.
+        np.save(tmp_path / "digits.npy", np.zeros((3, 8, 8), np.uint8))
+        command = ["embed", str(disk / "run"), str(tmp_path / "digits.npy"), "--out", str(folder)]
+        assert told(*command)[0] == 0 and len(np.load(folder)) == 3
+
+
 def test_a_file_size_limit(digits: list[str], told: Told, tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
