@@ -145,8 +145,8 @@ def image_dictionary_cifar10_tiny_cpu() -> ImageConfig:
     """Masked prediction of a fixed patch dictionary on CIFAR-10 20k/5k; 20 minutes on 2 cores.
 
     Aim: the encoder alone above its own dictionary ("bar"), both together 4 points above it.
-    Measured after 48 TFLOP (10,868 steps, three seeds, ridge on hidden activations): 70.6, untrained
-    55.4, bar 69.5 (paired +1.1, 0.1 to 2.2); encoder + bar 74.3. 12 TFLOP 66.8, 3 TFLOP 57.1.
+    Measured after 48 TFLOP (10,868 steps, three seeds, ridge, hidden activations): 70.6, untrained
+    55.4, bar 69.5 (paired +1.1, 0.1 to 2.2); encoder + bar 74.3. 12 TFLOP: 66.8, 3 TFLOP: 57.1.
     """
     return _cpu(
         11_000,

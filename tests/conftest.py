@@ -1,10 +1,12 @@
 """One profile for all property tests: a busy machine is no failure. Tiny runs draw no curves."""
 
+import functools
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
+from jepa_modalities.data.sar import synthetic
 from jepa_modalities.eval import panel, report
 
 settings.register_profile("any machine", deadline=None)
@@ -17,6 +19,14 @@ def no_curves() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "main_panels", lambda log: [])
         patch.setattr(report, "further_panels", lambda log: [])
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def simulated_once() -> Iterator[None]:
+    """Runs on simulated chips share them; their own tests hold the function itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "synthetic_chips", functools.cache(synthetic.synthetic_chips))
         yield
 
 
