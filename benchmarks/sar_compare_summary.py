@@ -26,14 +26,20 @@ Array = NDArray[np.float64]
 LABELS = (*(str(n) for n in SHOTS), "all")
 
 
-def few(probes: dict[str, Array], labels: str, prefix: str = "", suffix: str = WIDEST) -> Any:
-    """Correctness (draws, chips), averaged over seeds; None where it was not scored."""
+def few(
+    probes: dict[str, Array],
+    labels: str,
+    prefix: str = "",
+    suffix: str = WIDEST,
+    seeds: int | None = None,
+) -> Any:
+    """Correctness (draws, chips), averaged over (the first) seeds; None where not scored."""
     kinds = ["ridge"] if labels == "all" else [f"ridge_{labels}shot{n}" for n in range(DRAWS)]
     # Arms without tokens have no pooling.
     for end in (WIDEST, "") if suffix == WIDEST else (suffix,):
         keys = [f"{prefix}{kind}@{end}" for kind in kinds]
         if all(key in probes for key in keys):
-            return np.stack([probes[key].mean(0) for key in keys])
+            return np.stack([probes[key][:seeds].mean(0) for key in keys])
     return None
 
 
@@ -63,7 +69,7 @@ def against(ours: Array | None, theirs: Array | None) -> dict[str, float] | None
 def summary(runs: Runs) -> dict[str, Any]:
     """Every arm and budget: scores by labels, and paired differences."""
     table: dict[str, Any] = {}
-    bar = runs.get(("bar", 0.0), {})
+    bar, machine = (runs.get((name, 0.0), {}) for name in ("bar", "gradient_svm"))
     for (arm, budget), probes in sorted(runs.items(), key=lambda item: (item[0][1], item[0][0])):
         untrained = runs.get((control_of(arm), 0.0), {})
         same = runs.get(("vicreg", budget), {}) if arm != "vicreg" else {}
@@ -79,13 +85,17 @@ def summary(runs: Runs) -> dict[str, Any]:
                 row[f"{labels} - untrained"] = against(ours, few(untrained, labels))
                 row[f"{labels} - bar"] = against(ours, few(bar, labels))
                 row[f"{labels} bar+ - bar"] = against(few(probes, labels, "bar+"), few(bar, labels))
+                for prefix in ("", "bar+"):
+                    row[f"{labels} {prefix} - svm"] = against(
+                        few(probes, labels, prefix), few(machine, labels)
+                    )
                 row[f"{labels} - vicreg"] = against(ours, few(same, labels))
-        drawn = [v.mean(0) for k, v in sorted(probes.items()) if k.startswith("finetune")]
-        row["finetune"] = entry(np.stack(drawn) if drawn else None)
+        drawn = [v for k, v in sorted(probes.items()) if k.startswith("finetune")]
         if drawn:
-            frozen = few(probes, "40")[: len(drawn)]
-            row["finetune frozen"] = entry(frozen)
-            row["finetune - frozen"] = against(np.stack(drawn), frozen)
+            tuned = np.stack([draw.mean(0) for draw in drawn])
+            frozen = few(probes, "40", seeds=len(drawn[0]))[: len(drawn)]
+            row["finetune"], row["finetune frozen"] = entry(tuned), entry(frozen)
+            row["finetune - frozen"] = against(tuned, frozen)
         for looks in LOOKS:
             values = probes.get(f"looks{looks}@{WIDEST}", probes.get(f"looks{looks}@"))
             row[f"looks {looks}"] = None if values is None else entry(values.mean(0)[None])
@@ -143,6 +153,8 @@ def markdown(table: dict[str, Any]) -> str:
         ("Minus the untrained encoder with the same input", "- untrained"),
         ("Minus the bar", "- bar"),
         ("Encoder with the bar, minus the bar", "bar+ - bar"),
+        ("Minus ratio gradients with a support vector machine", " - svm"),
+        ("Encoder with the bar, minus the same", "bar+ - svm"),
         ("Minus two-view VICReg at equal cost", "- vicreg"),
     ):
         cells = rows(lambda r, k=key: [pair(r.get(f"{n} {k}")) for n in LABELS])
