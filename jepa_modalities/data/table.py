@@ -75,6 +75,14 @@ def table_files(path: str | Path) -> list[Path]:
     return files
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether a path names tables (see `table_files`)."""
+    try:
+        return bool(path) and bool(table_files(path))
+    except FileNotFoundError:
+        return False
+
+
 def read_frame(path: str | Path) -> DataFrame:
     """The files that a path names (see `table_files`) as one DataFrame with text column names.
 

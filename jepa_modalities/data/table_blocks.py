@@ -22,15 +22,16 @@ class TableBlocks:
 
     Args:
         files: in the order of the rows.
-        drop: columns that are not read.
+        drop: columns that are not read, where there are such.
 
     Attributes:
+        names: of all columns.
         columns: names of those that are read.
         sizes: rows of every block, int64, (blocks,).
 
     Raises:
-        ValueError: a file that is no Parquet, files with other columns or types than the first, a
-            name in `drop` that is no column, infinite numbers, no rows.
+        ValueError: a file that is no Parquet, files with other columns or types than the first,
+            infinite numbers, no rows.
     """
 
     def __init__(self, files: Sequence[Path], drop: Sequence[str] = ()) -> None:
@@ -59,14 +60,13 @@ class TableBlocks:
                 )
             groups += [(number, group) for group, count in enumerate(rows) if count]
             sizes += [count for count in rows if count]
-        if lacking := [name for name in drop if name not in first]:
-            raise ValueError(f"data.drop names {lacking[0]!r}; {files[0]} has {list(first)}")
         self.columns = tuple(name for name in first if name not in drop)
         if not groups or not self.columns:
             raise ValueError(
                 f"{files[0]}: {sum(sizes)} rows of {len(self.columns)} columns in {len(files)} "
                 f"file(s)"
             )
+        self.names = tuple(first)
         self._groups = groups
         self.sizes: NDArray[np.int64] = np.array(sizes, np.int64)
         self.ends = self.sizes.cumsum()

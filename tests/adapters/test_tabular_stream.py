@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from jepa_modalities import api
 from jepa_modalities.adapters.tabular.adapter import TabularAdapter
 from jepa_modalities.adapters.tabular.config import TabularConfig
+from jepa_modalities.adapters.tabular.outline import outline
 from jepa_modalities.adapters.tabular.preprocess import TablePreprocess
 from jepa_modalities.adapters.tabular.stream import StreamedRows, sample_table, streamed
 from jepa_modalities.adapters.tabular.tokenizer import pack
@@ -140,12 +142,31 @@ def test_a_target_is_no_feature(folder: Path) -> None:
     assert "y" not in sample_table(chosen, blocks).frame.columns
 
 
+def test_what_is_stored_of_a_table_counts(folder: Path) -> None:
+    first = sorted(folder.glob("*.parquet"))[0]
+    known = {"file": first.name, "task": "binclass", "target": "y", "categorical": ["a", "kind"]}
+    (folder / "datasets.json").write_text(json.dumps({"shards": known}))
+    chosen = config(folder, **{"data.drop": ()})
+    adapter = TabularAdapter(chosen)
+    assert adapter.stream is not None and "y" not in adapter.table.frame.columns
+    assert adapter.table.categorical == ("a", "kind")
+    assert adapter.preprocess.category_names == ("a", "kind")
+
+
+def test_an_estimate_opens_a_streamed_table(folder: Path) -> None:
+    found = outline(config(folder))
+    assert found.samples == ROWS * FILES
+    assert "the table was opened for its columns" in found.notes
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"data.split": "kind"}, "raise data.resident"),
         ({"data.target": "y", "data.drop": (), "evaluate.enabled": True}, "probe afterwards"),
         ({"data.drop": ("other",)}, "data.drop names 'other'"),
+        ({"data.target": "other"}, "data.target names 'other'"),
+        ({"data.dates": ("other",)}, "data.dates names 'other'"),
         ({"data.path": "nowhere"}, "no table at nowhere"),
     ],
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -11,6 +9,7 @@ from jepa_modalities.adapters.outline import LookedUp, Outline
 from jepa_modalities.adapters.tabular.adapter import TabularAdapter, extra_terms
 from jepa_modalities.adapters.tabular.config import TableShape, TabularConfig
 from jepa_modalities.adapters.tabular.model import embedding, geometry
+from jepa_modalities.data.table import is_there
 
 
 def outline(config: TabularConfig) -> Outline:
@@ -21,7 +20,7 @@ def outline(config: TabularConfig) -> Outline:
     """
     path, samples, notes = config.data.path, None, []
     if config.shape == TableShape():
-        if path == "breast_cancer" or Path(path).is_file():
+        if path == "breast_cancer" or is_there(path):
             adapter = TabularAdapter(config)
             config, samples = adapter.config, len(adapter)
             notes.append("the table was opened for its columns")

@@ -35,8 +35,8 @@ def streamed(config: TabularConfig) -> TableBlocks | None:
     if any(file.suffix.lower() != ".parquet" for file in files):
         return None
     about = stored(files[0])
-    roles = [data.target or about.get("target", ""), data.split or ("split" if about else "")]
-    blocks = TableBlocks(files, [name for name in (*roles, *data.drop) if name])
+    roles = (data.target or about.get("target", ""), data.split or ("split" if about else ""))
+    blocks = TableBlocks(files, (*roles, *data.drop))
     size = len(blocks) * len(blocks.columns) * BYTES
     if size <= data.resident * 2**30:
         return None
@@ -44,6 +44,11 @@ def streamed(config: TabularConfig) -> TableBlocks | None:
         f"{data.path} holds {len(blocks):,} rows of {len(blocks.columns)} columns, more than "
         f"data.resident = {data.resident:g} GiB in memory, and is streamed"
     )
+    given = {"target": (data.target,), "drop": data.drop, "categorical": data.categorical}
+    given["dates"] = data.dates
+    for role, names in given.items():
+        if lacking := [name for name in names if name and name not in blocks.names]:
+            raise ValueError(f"data.{role} names {lacking[0]!r}; {files[0]} has {blocks.names}")
     if data.split:
         raise ValueError(
             f"{what}: all its rows are used. Write the training rows into files of their own "
@@ -62,7 +67,9 @@ def sample_table(config: TabularConfig, blocks: TableBlocks) -> Table:
     """Rows from all over a streamed table, all of them training rows without a target."""
     frame = TabularModality.read(config, blocks.sample(SAMPLE))
     none, every = np.zeros(len(frame), dtype=bool), np.full(len(frame), "train")
-    return Table(frame, None, none, every, "", config.data.categorical)
+    known = stored(table_files(config.data.path)[0]).get("categorical", ())
+    names = config.data.categorical or tuple(name for name in known if name in frame.columns)
+    return Table(frame, None, none, every, "", names)
 
 
 class StreamedRows:
