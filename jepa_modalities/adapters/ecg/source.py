@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,14 @@ class Splits:
     train: Rows
     valid: Rows
     test: Rows
+
+
+class _Mixture(NamedTuple):
+    """Sources that are drawn by weight: ends of their shares, records of each, all records."""
+
+    ends: Tensor
+    counts: Tensor
+    members: Tensor
 
 
 def split_folds(records: ECGRecords, test_fold: int, valid_fold: int, holdout: float) -> Splits:
@@ -204,7 +213,7 @@ class ECGSource:
         group = self.group[torch.from_numpy(rows)]
         return self.preprocess.cpu()(torch.from_numpy(raw), group).values
 
-    def _weights(self) -> tuple[Tensor, list[Tensor]] | None:
+    def _weights(self) -> _Mixture | None:
         """Weight of each named source and the numbers of its training records."""
         if not self.config.data.weights:
             return None
@@ -218,7 +227,8 @@ class ECGSource:
                     f"records; there are {sorted(set(names.tolist()))}, and weights lie above 0"
                 )
         shares = torch.tensor([w for _, w in self.config.data.weights])
-        return shares / shares.sum(), members
+        counts = torch.tensor([len(part) for part in members])
+        return _Mixture((shares / shares.sum()).cumsum(0), counts, torch.cat(members))
 
     def drawn(self, ids: Tensor, draw: Draw) -> Tensor:
         """The records of a batch: the plan's, or by the weights of their sources.
@@ -227,13 +237,11 @@ class ECGSource:
         """
         if self._mixture is None:
             return ids
-        weight, members = self._mixture
-        source = torch.searchsorted(weight.cumsum(0), draw.uniform()).clamp(max=len(weight) - 1)
+        ends, counts, members = self._mixture
+        source = torch.searchsorted(ends, draw.uniform()).clamp(max=len(ends) - 1)
         share = draw.uniform()
-        counts = torch.tensor([len(part) for part in members])
-        first = counts.cumsum(0) - counts
         number = (share * counts[source]).long().minimum(counts[source] - 1)
-        return torch.cat(members)[first[source] + number]
+        return members[(counts.cumsum(0) - counts)[source] + number]
 
     def labels(self, rows: Rows) -> NDArray[np.uint8] | None:
         """The file's own label columns of these rows."""
