@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ class TableBlocks:
 
     Raises:
         ValueError: a file that is no Parquet, files with other columns or types than the first,
-            infinite numbers, no rows.
+            no rows.
     """
 
     def __init__(self, files: Sequence[Path], drop: Sequence[str] = ()) -> None:
@@ -42,16 +41,11 @@ class TableBlocks:
         for number, place in enumerate(files):
             with refusing(place, ".parquet", REMEDY), _opened(place) as file:
                 found = {field.name: str(field.type) for field in file.schema_arrow}
-                about = [
-                    file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)
+                # `metadata.row_group` would know, but ends the interpreter on a damaged footer.
+                rows = [
+                    file.read_row_group(group, columns=[]).num_rows
+                    for group in range(file.num_row_groups)
                 ]
-                rows = [group.num_rows for group in about]
-                infinite = [name for group in about for name in _infinite(group)]
-            if wrong := [name for name in infinite if name not in drop]:
-                raise ValueError(
-                    f"{place}: column {wrong[0]!r} holds infinite values (inf); replace them by "
-                    f"NaN, which counts as missing"
-                )
             first = first or found
             if found != first:
                 raise ValueError(
@@ -78,6 +72,27 @@ class TableBlocks:
         """File and row group of a block, for messages."""
         file, group = self._groups[number]
         return f"{self._files[file]}, row group {group}"
+
+    def check(self) -> None:
+        """Read all numbers once, a block at a time: what cannot be used is told before training.
+
+        Raises:
+            ValueError: a damaged block, or an infinite value; names file, row group and column.
+        """
+        from pyarrow import compute, types
+
+        for number, (name, group) in enumerate(self._groups):
+            place = self._files[name]
+            with refusing(place, ".parquet", REMEDY), _opened(place) as file:
+                fields = [field for field in file.schema_arrow if field.name in self.columns]
+                real = [field.name for field in fields if types.is_floating(field.type)]
+                numbers = file.read_row_group(group, columns=real)
+                infinite = [c for c in real if compute.any(compute.is_inf(numbers[c])).as_py()]
+            if infinite:
+                raise ValueError(
+                    f"{self.name(number)}: column {infinite[0]!r} holds infinite values (inf); "
+                    f"replace them by NaN, which counts as missing"
+                )
 
     def block(self, number: int) -> DataFrame:
         """A block's rows.
@@ -115,19 +130,6 @@ def _opened(place: Path) -> Any:
     from pyarrow import parquet
 
     return parquet.ParquetFile(place)
-
-
-def _infinite(group: Any) -> list[str]:
-    """Columns of a row group whose stored statistics show an infinite value."""
-    found = []
-    for number in range(group.num_columns):
-        column = group.column(number)
-        known = column.statistics if column.is_stats_set else None
-        if known is not None and known.has_min_max:
-            ends = (known.min, known.max)
-            if any(isinstance(end, float) and math.isinf(end) for end in ends):
-                found.append(column.path_in_schema)
-    return found
 
 
 def _difference(found: dict[str, str], first: dict[str, str]) -> str:

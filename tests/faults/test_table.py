@@ -13,6 +13,7 @@ import pytest
 from jepa_modalities.data.prepare.ecg_mimic import prepare_mimic_iv_ecg
 from jepa_modalities.data.prepare.ecg_ptbxl import label_table, ptbxl_source, read_table
 from jepa_modalities.data.table import open_table, read_frame
+from jepa_modalities.data.table_blocks import TableBlocks
 from jepa_modalities.data.table_part import frame_parts
 
 pd = pytest.importorskip("pandas")
@@ -47,6 +48,22 @@ def test_tables(mutation: ModuleType, tmp_path: Path, kind: str) -> None:
     files = {path: how, beside: mutation.json_damage}
     names = [path.name, beside.name, "data."]
     mutation.attack(lambda: checked(path), files, names, mutation.COUNT // 3)
+
+
+def test_blocks_of_a_streamed_table(mutation: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    path, draw = tmp_path / "case.parquet", np.random.default_rng(0)
+    frame = pd.DataFrame({"a": draw.random(60), "b": ["u", "v", None] * 20, "c": range(60)})
+    frame.to_parquet(path, row_group_size=20)
+
+    def read() -> None:
+        blocks = TableBlocks([path], ["c"])
+        blocks.check()
+        parts = [blocks.block(number) for number in range(len(blocks.sizes))]
+        assert [len(part) for part in parts] == blocks.sizes.tolist()
+        assert 0 < len(blocks.sample(30)) <= len(blocks) and "c" not in blocks.columns
+
+    mutation.attack(read, {path: mutation.binary}, [path.name], mutation.COUNT // 2)
 
 
 def test_tables_of_recordings(mutation: ModuleType, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def streamed(config: TabularConfig) -> TableBlocks | None:
             f"afterwards with `jm evaluate RUN --evaluate.enabled True --data.path FILE`, or "
             f"raise data.resident"
         )
+    blocks.check()
     return blocks
 
 
