@@ -115,14 +115,19 @@ def robust(
     return {f"looks{n}{suffix}": g == truth for n, g in zip(LOOKS, guesses, strict=True)}
 
 
-def score(encoder: nn.Module, adapter: SarAdapter) -> Any:
-    """One encoder: every pooling, beside the bar, its background alone, and under speckle."""
+def score(encoder: nn.Module, adapter: SarAdapter, brief: bool = False) -> Any:
+    """One encoder: every pooling, beside the bar, its background alone, and under speckle.
+
+    In brief: the widest pooling only.
+    """
     train, test = parts(adapter)
     y, truth = train.labels.numpy(), test.labels.numpy()
     x, t = (encoder_features(adapter, encoder, part.images) for part in (train, test))
     right = {}
-    for pooling in POOLINGS:
+    for pooling in POOLINGS[:1] if brief else POOLINGS:
         right |= right_ones(x[pooling], y, t[pooling], truth, f"@{pooling}", ridge_probe)
+    if brief:
+        return right
     plain = partial(chunked, function=partial(bar_features, size=adapter.config.data.size))
     bar = Arm("bar", *({"": plain(part.images)} for part in (train, test)))
     both = concatenate(Arm("encoder", {WIDEST: x[WIDEST]}, {WIDEST: t[WIDEST]}), bar).seeds()[0]
@@ -144,12 +149,13 @@ def tuned(encoder: nn.Module, adapter: SarAdapter) -> Any:
     return {f"finetune_40shot{n}": fit.predictions == truth for n, fit in enumerate(fits)}
 
 
-def control(name: str, seed: int, on: str, finetune: bool) -> Any:
+def control(name: str, seed: int, own: argparse.Namespace) -> Any:
     """One control."""
-    adapter = SarAdapter(config_of(UNTRAINED.get(name, "vicreg"), seed, on))
+    adapter = SarAdapter(config_of(UNTRAINED.get(name, "vicreg"), seed, own.on))
     if name in UNTRAINED:
         model = untrained(adapter.config, adapter, seed).eval()
-        return score(model, adapter) | (tuned(model, adapter) if finetune else {})
+        found = score(model, adapter, own.brief)
+        return found | (tuned(model, adapter) if own.finetune else {})
     train, test = parts(adapter)
     function = partial((PLAIN | SVM)[name], size=adapter.config.data.size)
     features = partial(chunked, function=function)
@@ -169,6 +175,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", default=[*controls, *arms()])
     parser.add_argument("--finetune", action="store_true", help="also 40 labels, two draws")
+    parser.add_argument("--brief", action="store_true", help="ridge on the widest pooling only")
     parser.add_argument("--work", type=Path, default=Path("runs/sar_compare"))
     parser.add_argument("--results", type=Path, default=RESULTS / "sar_compare")
     parser.add_argument("--threads", type=int, default=1)
@@ -182,14 +189,12 @@ def main() -> None:
         config = config_of(arm, seed, own.on)
         adapter, folder = SarAdapter(config), own.work / f"{arm}-{tflop:g}-{seed}"
         jepa, facts = train_within(adapter, config, tflop, folder)
-        right = score(jepa.teacher.eval(), adapter)
+        right = score(jepa.teacher.eval(), adapter, own.brief)
         return right | (tuned(jepa.teacher, adapter) if own.finetune else {}), facts
 
     for name in (n for n in own.arms if n in controls):
         for seed in own.seeds if name in UNTRAINED else [0]:
-            run(
-                f"{name}-0-{seed}", lambda n=name, s=seed: (control(n, s, own.on, own.finetune), {})
-            )
+            run(f"{name}-0-{seed}", lambda n=name, s=seed: (control(n, s, own), {}))
     for seed in own.seeds:
         for tflop in own.tflop:
             for arm in (n for n in own.arms if n not in controls):
