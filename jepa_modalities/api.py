@@ -18,7 +18,6 @@ from jepa_modalities.config import RunConfig, changed, differences
 from jepa_modalities.core.registry import adapters
 from jepa_modalities.core.registry import recipes as _recipes
 from jepa_modalities.core.threads import threads
-from jepa_modalities.eval.report import write_report
 from jepa_modalities.export.encoder import (
     PretrainedEncoder,
     load_encoder,
@@ -291,6 +290,8 @@ def finish(
     console: Console | None,
 ) -> None:
     """Probes, metrics.json and report.html of a trained run."""
+    from jepa_modalities.eval.report import write_report  # draws: slow to import
+
     config = adapter.config
     place = pick_device(config.train.device)
     adapter.tokenizer.to(place)

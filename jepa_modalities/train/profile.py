@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from jepa_modalities.train.distributed import Processes
 
@@ -45,6 +44,8 @@ class Speed:
         if self._peak is None or self._all_steps + self._steps:
             yield
             return
+        from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
         with FlopCounterMode(display=False) as counter:
             yield
         self._flops += counter.get_total_flops()

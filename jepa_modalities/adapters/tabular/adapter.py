@@ -27,6 +27,7 @@ from jepa_modalities.core.registry import adapters
 from jepa_modalities.data.ahead import read_ahead
 from jepa_modalities.data.table import Table, open_table
 
+MONITORED = 1_000  # rows of the collapse monitor
 AHEAD = 64  # batches of a streamed table: a new window takes as long to read as many steps
 
 
@@ -147,12 +148,15 @@ class TabularAdapter:
         split = "val" if len(self.table.rows("val")) >= 50 else "train"
         labels = None
         rows = self.table.rows(split)
+        count = min(len(rows), MONITORED)
+        chosen = np.linspace(0, len(rows) - 1, count).round().astype(int)  # a table may be sorted
         if self.table.task == "classification" and not self.table.missing[rows].any():
             assert self.table.target is not None
             codes = np.unique(self.table.target, return_inverse=True)[1]
-            labels = torch.from_numpy(codes[rows][:1000])
+            labels = torch.from_numpy(codes[rows[chosen]])
         device = self.tokenizer.about.device
-        tokens: Tokens = self.tokenizer(self.packed(split)[:1000].to(device))
+        packed = self.preprocess.transform(self.table.frame.iloc[rows[chosen]])
+        tokens: Tokens = self.tokenizer(pack(packed).to(device))
         return tokens, labels
 
     def evaluate(self, encoders: dict[str, list[nn.Module]], run: Path) -> dict[str, float]:

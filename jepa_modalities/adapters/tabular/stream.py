@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from threading import Lock
 
 import numpy as np
 import torch
@@ -91,6 +92,7 @@ class StreamedRows:
         # Two windows: a batch may end one and begin the next.
         self._most = 2 * self.order.span
         self._kept: OrderedDict[int, Tensor] = OrderedDict()
+        self._lock = Lock()  # a step may be read again while others are read ahead
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -105,10 +107,11 @@ class StreamedRows:
         order = number.argsort(stable=True)
         used, counts = number[order].unique_consecutive(return_counts=True)
         inside = (ids - (self._ends - self.order.sizes)[number])[order]
-        parts = [
-            self._block(block)[rows]
-            for block, rows in zip(used.tolist(), inside.split(counts.tolist()), strict=True)
-        ]
+        with self._lock:
+            parts = [
+                self._block(block)[rows]
+                for block, rows in zip(used.tolist(), inside.split(counts.tolist()), strict=True)
+            ]
         return torch.empty_like(found := torch.cat(parts)).index_copy_(0, order, found)
 
     def _block(self, number: int) -> Tensor:
