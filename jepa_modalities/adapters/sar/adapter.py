@@ -87,7 +87,7 @@ class SarAdapter:
                     self.tokenizer.gradients(part.to(device), self.source.padded).half()
                     for part in images.split(256)
                 ]
-                maps = torch.cat(parts)
+                maps = torch.cat(parts).contiguous(memory_format=torch.channels_last)
             self._resident = (images.to(device), maps)
         return self._resident
 
@@ -98,8 +98,7 @@ class SarAdapter:
         self.tokenizer.to(device)
         images, maps = self._stored(device)
         for ids, draw in plan:
-            rows = ids.to(device)
-            yield self._batch(images[rows], None if maps is None else maps[rows], ids, draw, masker)
+            yield self._batch(images, maps, ids, draw, masker)
 
     def _batch(
         self, images: Tensor, maps: Tensor | None, ids: Tensor, draw: Draw, masker: Masker | None
@@ -135,12 +134,13 @@ class SarAdapter:
         augment: SarAugmentConfig,
         draw: Draw,
     ) -> tuple[Tensor, Tensor | None, Move]:
-        """Chips and maps at the encoder's size, and where they were cut."""
-        size = self.config.data.size
+        """Chips `ids` and their maps at the encoder's size, and where they were cut."""
+        size, rows = self.config.data.size, ids.to(images.device)
         move = draw_move(augment, self.source.room[ids], draw)
         if moves_only(augment):
-            return cut(images, move, size), None if maps is None else cut(maps, move, size), move
-        images = change(images, augment, draw)
+            seen = None if maps is None else cut(maps, move, size, rows)
+            return cut(images, move, size, rows), seen, move
+        images = change(images[rows], augment, draw)
         if augment.crop != (1.0, 1.0):
             chips = resized_crop(images, augment, size, move.flip, draw)
             fresh = self.tokenizer.gradients(chips, False) if self.tokenizer.maps else None

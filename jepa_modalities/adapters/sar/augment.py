@@ -50,14 +50,23 @@ def draw_move(config: SarAugmentConfig, room: Tensor, draw: Draw) -> Move:
     return Move(offset, flip if config.flip else torch.zeros_like(flip))
 
 
-def cut(x: Tensor, move: Move, size: tuple[int, int]) -> Tensor:
-    """Whole pixels of each chip: (rows, channels, canvas, canvas) -> (rows, channels, *size)."""
+def cut(x: Tensor, move: Move, size: tuple[int, int], rows: Tensor | None = None) -> Tensor:
+    """Whole pixels of each chip: (chips, channels, canvas, canvas) -> (rows, channels, *size).
+
+    Args:
+        x: chips; fastest where their memory format is channels last.
+        move: the cut of each row.
+        size: height and width, pixels.
+        rows: the chip of each row, long, (rows,); all chips in turn if not given.
+    """
     row = move.offset[:, :1] + torch.arange(size[0])
     column = move.offset[:, 1:] + torch.arange(size[1])
     column = torch.where(move.flip[:, None], column.flip(1), column)
-    row, column = row.to(x.device), column.to(x.device)
-    chip = torch.arange(len(x), device=x.device)[:, None, None]
-    return x.movedim(1, -1)[chip, row[:, :, None], column[:, None, :]].movedim(-1, 1)
+    chip = torch.arange(len(x), device=x.device) if rows is None else rows
+    row, column = row.to(x.device)[:, :, None], column.to(x.device)[:, None, :]
+    place = (chip[:, None, None] * x.shape[2] + row) * x.shape[3] + column
+    pixels = x.movedim(1, -1).reshape(-1, x.shape[1]).index_select(0, place.flatten())
+    return pixels.view(*place.shape, -1).movedim(-1, 1)
 
 
 def change(images: Tensor, config: SarAugmentConfig, draw: Draw) -> Tensor:

@@ -122,8 +122,8 @@ class SarTokenizer(nn.Module):
             channels.append(transformed(images, real, self.transform))
         if maps is not None and self.maps:
             shape = (-1, 1, 1)
-            maps = (maps.float() - self.map_mean.view(shape)) / self.map_std.view(shape)
-            channels.append(maps * real)
+            maps = (maps.float() - self.map_mean.view(shape)).div_(self.map_std.view(shape))
+            channels.append(maps.mul_(real) if padded else maps)
         x = torch.cat(channels, dim=1)
         inside = patchify(real.to(x.dtype), self.patch).amax(-1) > 0 if padded else None
         return Tokens(patchify(x, self.patch), self._grid(images.device), inside)
