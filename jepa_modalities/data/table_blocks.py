@@ -29,8 +29,8 @@ class TableBlocks:
         sizes: rows of every block, int64, (blocks,).
 
     Raises:
-        ValueError: a file that is no Parquet, files with other columns or types than the first,
-            no rows.
+        ValueError: a file that is no Parquet, or has two columns of one name; files with other
+            columns or types than the first; no rows.
     """
 
     def __init__(self, files: Sequence[Path], drop: Sequence[str] = ()) -> None:
@@ -46,6 +46,10 @@ class TableBlocks:
                     file.read_row_group(group, columns=[]).num_rows
                     for group in range(file.num_row_groups)
                 ]
+                names = file.schema_arrow.names
+            if len(found) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ValueError(f"{place} has two columns {twice!r}; rename one")
             first = first or found
             if found != first:
                 raise ValueError(

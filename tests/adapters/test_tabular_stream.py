@@ -25,7 +25,8 @@ from jepa_modalities.testing import check_adapter
 from jepa_modalities.train.log import read
 
 pd = pytest.importorskip("pandas")
-pytest.importorskip("pyarrow", reason="not installed (extra tabular)")
+pyarrow = pytest.importorskip("pyarrow", reason="not installed (extra tabular)")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 ROWS, FILES, GROUP = 300, 3, 40
 
@@ -146,6 +147,11 @@ def test_what_is_stored_of_a_table_counts(folder: Path) -> None:
     first = sorted(folder.glob("*.parquet"))[0]
     known = {"file": first.name, "task": "binclass", "target": "y", "categorical": ["a", "kind"]}
     (folder / "datasets.json").write_text(json.dumps({"shards": known}))
+    split = pd.read_parquet(first).assign(split="test")
+    split.to_parquet(folder.parent / first.name)
+    (folder.parent / "datasets.json").write_text(json.dumps({"shards": known}))
+    with pytest.raises(ValueError, match=r"test rows too.*without the column 'split'"):
+        TabularAdapter(config(folder.parent / first.name))
     chosen = config(folder, **{"data.drop": ()})
     adapter = TabularAdapter(chosen)
     assert adapter.stream is not None and "y" not in adapter.table.frame.columns
@@ -162,7 +168,7 @@ def test_an_estimate_opens_a_streamed_table(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"data.split": "kind"}, "raise data.resident"),
+        ({"data.split": "kind"}, "test rows too.*without the column 'kind'"),
         ({"data.target": "y", "data.drop": (), "evaluate.enabled": True}, "probe afterwards"),
         ({"data.drop": ("other",)}, "data.drop names 'other'"),
         ({"data.target": "other"}, "data.target names 'other'"),
@@ -188,6 +194,10 @@ def test_files_that_do_not_fit_are_named(folder: Path) -> None:
     frame.loc[17, "c"] = np.inf
     frame.to_parquet(folder / "part-9.parquet", index=False)
     with pytest.raises(ValueError, match=r"part-9.parquet, row group 0: column 'c' holds inf"):
+        TabularAdapter(config(folder))
+    twice = pyarrow.table([[1.0], [2.0]], names=["a", "a"])
+    parquet.write_table(twice, folder / "part-9.parquet")
+    with pytest.raises(ValueError, match=r"part-9.parquet has two columns 'a'"):
         TabularAdapter(config(folder))
     (folder / "part-9.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(ValueError, match=r"part-9.parquet cannot be read as .parquet"):

@@ -45,15 +45,15 @@ def streamed(config: TabularConfig) -> TableBlocks | None:
         f"{data.path} holds {len(blocks):,} rows of {len(blocks.columns)} columns, more than "
         f"data.resident = {data.resident:g} GiB in memory, and is streamed"
     )
-    given = {"target": (data.target,), "drop": data.drop, "categorical": data.categorical}
-    given["dates"] = data.dates
+    given = {"target": (data.target,), "split": (data.split,), "drop": data.drop}
+    given |= {"categorical": data.categorical, "dates": data.dates}
     for role, names in given.items():
         if lacking := [name for name in names if name and name not in blocks.names]:
             raise ValueError(f"data.{role} names {lacking[0]!r}; {files[0]} has {blocks.names}")
-    if data.split:
+    if roles[1] in blocks.names:
         raise ValueError(
-            f"{what}: all its rows are used. Write the training rows into files of their own "
-            f"instead of naming data.split = {data.split!r}, or raise data.resident"
+            f"{what}: all its rows would be used, test rows too. Write the training rows into "
+            f"files of their own without the column {roles[1]!r}, or raise data.resident"
         )
     if config.evaluate.enabled and data.target:
         raise ValueError(
