@@ -58,19 +58,30 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.
 STYLE = Style()  # I-JEPA's
 
 
+# Tokens up to which plain products are faster on a CPU (`benchmarks/attention.py`).
+SHORT = 32
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Fused attention, (batch, heads, tokens, head_dim) each.
+    """Attention, (batch, heads, tokens, head_dim) each: fused, or products where that is faster.
 
     On the CPU always in fp32: the fused kernel is up to five times slower in bf16 there
     (`benchmarks/README.md`).
     """
-    if q.device.type != "cpu" or q.dtype == torch.float32:
+    if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.float()
+    short = k.shape[2] <= SHORT and bias is None
     with torch.autocast("cpu", enabled=False):
-        out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias)
+        x = (q.float(), k.float(), v.float())
+        out = products(*x) if short else F.scaled_dot_product_attention(*x, attn_mask=bias)
     return out.to(q.dtype)
+
+
+def products(q: Tensor, k: Tensor, v: Tensor, bias: None = None) -> Tensor:
+    """The same with its matrix laid out, (batch, heads, tokens, tokens)."""
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
 
 
 class Attention(nn.Module):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from jepa_modalities.core import block as block_module
 from jepa_modalities.core.block import Attention, Block, Style, initialise
 
 
@@ -216,3 +217,19 @@ def test_library_start_and_unknown_names() -> None:
         Style(norm="both")
     with pytest.raises(ValueError, match=r"encoder\.activation = 'tanh'"):
         Style(activation="tanh")
+
+
+@pytest.mark.parametrize("tokens", [1, 7, block_module.SHORT, block_module.SHORT + 1])
+def test_products_equal_the_fused_kernel(tokens: int) -> None:
+    torch.manual_seed(0)
+    layer = Attention(24, 3)
+    x = torch.randn(4, tokens, 24, requires_grad=True)
+    found = []
+    for short in (0, 100):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(block_module, "SHORT", short)
+            out = layer(x)
+            gradient = torch.autograd.grad(out.square().sum(), [x, *layer.parameters()])
+            found.append([out, *gradient])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
