@@ -1,6 +1,6 @@
-"""One short run under torchrun: `elastic.py FOLDER DEATH`.
+"""One short run under torchrun: `elastic.py FOLDER [DEATH ...]`.
 
-In the first launch the second process kills itself in step DEATH (0: never).
+The second process kills itself in step DEATH, one for every start; without any it lives.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from jepa_modalities.config import changed
 from jepa_modalities.train.engine import Trainer
 
 
-def main(folder: Path, death: int) -> None:
+def main(folder: Path, deaths: list[int]) -> None:
     """Train; die where asked."""
     torch.set_num_threads(1)
     api.finish = no_report
     optimise = Trainer._optimise
 
     def mortal(self: Trainer, step: int, *args: Any) -> Any:
-        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-        if first and step == death and self.peers.rank == 1:
+        restarts = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+        if self.peers.rank == 1 and deaths[restarts : restarts + 1] == [step]:
             os.kill(os.getpid(), signal.SIGKILL)
         return optimise(self, step, *args)
 
@@ -37,4 +37,4 @@ def main(folder: Path, death: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), [int(word) for word in sys.argv[2:]])

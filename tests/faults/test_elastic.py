@@ -21,11 +21,11 @@ from jepa_modalities.train.log import read
 PROGRAM = Path(__file__).with_name("elastic.py")
 
 
-def launch(folder: Path, death: int, restarts: int) -> subprocess.CompletedProcess[str]:
+def launch(folder: Path, *deaths: int) -> subprocess.CompletedProcess[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    sizes = ["--nproc-per-node", "2", "--max-restarts", str(restarts)]
+    sizes = ["--nproc-per-node", "2", "--max-restarts", str(len(deaths))]
     return subprocess.run(
-        [*torchrun, *sizes, str(PROGRAM), str(folder), str(death)],
+        [*torchrun, *sizes, str(PROGRAM), str(folder), *map(str, deaths)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -37,7 +37,7 @@ def launch(folder: Path, death: int, restarts: int) -> subprocess.CompletedProce
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Never disturbed, on two processes."""
     folder = tmp_path_factory.mktemp("elastic") / "whole"
-    done = launch(folder, 0, 0)
+    done = launch(folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -46,18 +46,21 @@ def curve(folder: Path) -> list[tuple[int, float]]:
     return [(record["step"], record["loss"]) for record in read(folder)]
 
 
-@pytest.mark.parametrize("death", [2, 11], ids=["before_the_first_checkpoint", "later"])
-def test_a_restart_loses_nothing(death: int, whole: Path, tmp_path: Path) -> None:
+def test_restarts_lose_nothing(whole: Path, tmp_path: Path) -> None:
+    """Before the first checkpoint and after it; what was logged since is forgotten."""
     folder = tmp_path / "run"
-    done = launch(folder, death, 1)
+    done = launch(folder, 2, 11)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "exitcode: -9" in done.stderr  # it did die
+    assert done.stderr.count("exitcode: -9") == 2  # it did die
     assert curve(folder) == curve(whole)
     weights, expected = (load_file(run / "encoder.safetensors") for run in (folder, whole))
     assert all(torch.equal(weights[name], value) for name, value in expected.items())
 
 
-def test_a_run_is_resumed_on_another_number_of_processes(whole: Path, tmp_path: Path) -> None:
+def test_a_run_is_resumed_on_another_number_of_processes(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "finish", lambda *args: None)  # drawing costs more than the run
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     config = api.read_config(folder / "config.json")
