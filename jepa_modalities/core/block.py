@@ -59,7 +59,7 @@ STYLE = Style()  # I-JEPA's
 
 
 # Tokens up to which plain products are faster on a CPU (`benchmarks/attention.py`).
-SHORT = 32
+SHORT = 16
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
