@@ -22,7 +22,7 @@ from jepa_modalities.core.batch import Latents, Tokens, move
 Array = NDArray[np.float32]
 
 # `all_*` pools the output of every block, `last4_mean` of the last four (I-JEPA, appendix A.1),
-# `all_hidden_mean` what every block's MLP computes inside (mlp_ratio 4: as wide as the quadrants).
+# `all_hidden_*` what every block's MLP computes inside (mlp_ratio 4: four times as wide).
 POOLINGS: tuple[str, ...] = (
     "mean",
     "mean_std_max",
@@ -33,10 +33,12 @@ POOLINGS: tuple[str, ...] = (
     "all_mean_std_max",
     "all_quadrants",
     "all_hidden_mean",
+    "all_hidden_mean_std_max",
+    "all_hidden_tokens",
     "tokens",
     "all_tokens",
 )
-HIDDEN = "all_hidden_mean"
+HIDDEN = "all_hidden_"
 
 
 class Sliceable(Protocol):
@@ -53,7 +55,7 @@ def pool(latents: Latents, pooling: str, valid: Tensor | None = None) -> Tensor:
     Args:
         latents: `tokens` (batch, tokens, dim); `blocks` too for `last4_mean` and `all_*`. Block
             outputs come from before the last norm, so a parameter-free layer norm goes over them.
-            `hidden` for `all_hidden_mean`; see `encode`.
+            `hidden` for `all_hidden_*`, which are taken as they are; see `encode`.
         pooling: one of `POOLINGS`, or several joined by "+", side by side. `quadrants` splits every
             axis of `latents.positions` in the middle and takes the mean of each of the 2^axes
             cells, first axis slowest; `grid4` splits it into four.
@@ -75,15 +77,14 @@ def pool(latents: Latents, pooling: str, valid: Tensor | None = None) -> Tensor:
             f"latents.tokens have shape {tuple(latents.tokens.shape)}; expected (batch, tokens, "
             f"dim): encode whole samples, without masks"
         )
-    if pooling == HIDDEN:
+    if pooling.startswith(HIDDEN):
         if not latents.hidden:
             raise ValueError(
                 f"pooling {pooling!r} needs the activations inside the MLPs; call "
                 f"encoder(tokens, hidden=True) of an encoder of transformer blocks"
             )
-        return torch.cat(
-            [_pool(x, latents.positions, "mean", valid) for x in latents.hidden], dim=-1
-        )
+        kind = pooling.removeprefix(HIDDEN)
+        return torch.cat([_pool(x, latents.positions, kind, valid) for x in latents.hidden], -1)
     if not pooling.startswith(("all_", "last4_")):
         return _pool(latents.tokens, latents.positions, pooling, valid)
     if not latents.blocks:
@@ -146,7 +147,8 @@ def encode(encoder: nn.Module, tokens: Tokens, poolings: Sequence[str]) -> Laten
     """Latents of whole samples with all that these poolings look at."""
     parts = [part for name in poolings for part in name.split("+")]
     blocks = any(part.startswith(("all_", "last4_")) for part in parts)
-    more = {"hidden": True} if HIDDEN in parts else {}  # encoders without an MLP do not know it
+    inside = any(part.startswith(HIDDEN) for part in parts)
+    more = {"hidden": True} if inside else {}  # encoders without an MLP do not know it
     latents: Latents = encoder(tokens, blocks=blocks, **more)
     return latents
 

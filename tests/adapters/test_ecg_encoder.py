@@ -171,22 +171,34 @@ def test_long_recordings_go_window_by_window(config: ECGConfig) -> None:
     """50 tokens in windows of 20: 0-19, 20-39, and of 30-49 only the new ones."""
     encoder, tokens = built(config), drawn(config, time=50)
     channels = 3 if config.data.tokens == "lead" else 1
-    whole = encoder(tokens, blocks=True)
+    whole = encoder(tokens, blocks=True, hidden=True)
     values = tokens.values.unflatten(1, (channels, 50))
     for start, fresh in ((0, range(20)), (20, range(20, 40)), (30, range(40, 50))):
         part = values[:, :, start : start + 20].flatten(1, 2)
         place = grid_positions(channels, 20) if channels > 1 else grid_positions(20)
         # Positions begin anew for the first window only when they are those of training.
-        alone = encoder(Tokens(part, place), blocks=True)
+        alone = encoder(Tokens(part, place), blocks=True, hidden=True)
         for mine, other in [
             (whole.tokens, alone.tokens),
             *zip(whole.blocks, alone.blocks, strict=True),
+            *zip(whole.hidden, alone.hidden, strict=True),
         ]:
             mine, other = mine.unflatten(1, (channels, 50)), other.unflatten(1, (channels, 20))
             for time in fresh:
                 torch.testing.assert_close(
                     mine[:, :, time], other[:, :, time - start], atol=1e-5, rtol=1e-4
                 )
+
+
+@pytest.mark.parametrize("settings", [{}, {"encoder.mixer": "dilated"}, {"encoder.mixer": "s4"}])
+def test_hidden_activations_rebuild_the_last_block(settings: dict[str, Any]) -> None:
+    """x + fc2(hidden) is the block's output, where x is what the block's MLP was added to."""
+    encoder, tokens = built(changed(BASE, settings)), drawn(BASE)
+    last, seen = encoder.blocks[-1], []
+    last.norm2.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    latents = encoder(tokens, blocks=True, hidden=True)
+    assert len(latents.hidden) == len(latents.blocks) == 2
+    torch.testing.assert_close(seen[0] + last.mlp.fc2(latents.hidden[-1]), latents.blocks[-1])
 
 
 def test_padding_changes_nothing() -> None:
@@ -265,7 +277,9 @@ def test_sequence_encoders_never_see_what_is_hidden(mixer: str) -> None:
     assert one.tokens.shape == (3, 1, masks.context.shape[2], 16)
     assert all(block.shape == one.tokens.shape for block in one.blocks)
     keep = masks.context[:, 0]
-    assert encoder(tokens, keep=keep).tokens.shape == (3, keep.shape[1], 16)
+    few = encoder(tokens, keep=keep, hidden=True)
+    assert few.tokens.shape == (3, keep.shape[1], 16) and few.blocks is None
+    assert [part.shape for part in few.hidden] == [(3, keep.shape[1], 64)] * 2
     everything = Masks(torch.arange(20).expand(3, 1, -1), masks.targets)
     torch.testing.assert_close(encoder(tokens, everything).tokens[:, 0], encoder(tokens).tokens)
 

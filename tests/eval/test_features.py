@@ -53,7 +53,7 @@ def loop_pool(x: list[np.ndarray], kind: str) -> np.ndarray:
         return mean
     if kind == "mean_std_max":
         std = np.sqrt(sum((token - mean) ** 2 for token in x) / len(x))
-        biggest = np.array([max(token[c] for token in x) for c in range(DIM)])
+        biggest = np.array([max(token[c] for token in x) for c in range(len(x[0]))])
         return np.concatenate([mean, std, biggest])
     parts = []
     for bottom in (False, True):
@@ -76,10 +76,13 @@ def test_poolings_equal_plain_loops(pooling: str) -> None:
     assert latents.blocks is not None
     found = pool(latents, pooling).numpy()
     for row in range(ROWS):
-        if pooling == HIDDEN:
+        if pooling.startswith(HIDDEN):
             assert latents.hidden is not None
             expected = np.concatenate(
-                [loop_pool([t.numpy() for t in part[row]], "mean") for part in latents.hidden]
+                [
+                    loop_pool([t.numpy() for t in part[row]], pooling.removeprefix(HIDDEN))
+                    for part in latents.hidden
+                ]
             )
         elif pooling.startswith(("all_", "last4_")):
             blocks = latents.blocks if pooling.startswith("all_") else latents.blocks[-4:]
@@ -146,7 +149,7 @@ def test_extract_is_one_pass_and_does_not_depend_on_the_batch_size() -> None:
 def test_hidden_activations_are_those_of_every_block_without_the_prefix() -> None:
     encoder = small_encoder(num_prefix=2)
     tokens = tokenize(torch.randint(0, 255, (3, 24)))
-    latents = encode(encoder, tokens, [HIDDEN])
+    latents = encode(encoder, tokens, [HIDDEN + "mean"])
     x = encoder.embed(tokens.values) + encoder.position(tokens.positions)
     x = torch.cat([encoder.prefix.expand(3, -1, -1), x], dim=1)
     assert latents.hidden is not None and len(latents.hidden) == DEPTH
@@ -159,7 +162,7 @@ def test_hidden_activations_are_those_of_every_block_without_the_prefix() -> Non
 
 def test_hidden_activations_that_are_not_there_are_asked_for() -> None:
     with pytest.raises(ValueError, match="hidden=True"):
-        pool(Latents(torch.zeros(1, 12, DIM), POSITIONS), HIDDEN)
+        pool(Latents(torch.zeros(1, 12, DIM), POSITIONS), HIDDEN + "mean")
 
 
 def test_extract_leaves_the_encoder_as_it_was_and_trainable() -> None:

@@ -43,16 +43,16 @@ class ECGTransformer(TokenEncoder):
         blocks: bool = False,
         hidden: bool = False,
     ) -> Latents:
-        """See `TokenEncoder.forward`; `hidden` only for one window of all tokens alike."""
+        """See `TokenEncoder.forward`."""
         whole = masks is None and keep is None
         if whole and tokens.values.shape[1] > self.window * self.channels:
-            return windowed(self, tokens, self.window, self.channels, blocks)
+            return windowed(self, tokens, self.window, self.channels, blocks, hidden)
         if not self.cross_pattern:
             return super().forward(tokens, masks, keep, blocks, hidden)
-        return self._cross(tokens, masks, keep, blocks)
+        return self._cross(tokens, masks, keep, blocks, hidden)
 
     def _cross(
-        self, tokens: Tokens, masks: Masks | None, keep: Tensor | None, blocks: bool
+        self, tokens: Tokens, masks: Masks | None, keep: Tensor | None, blocks: bool, hidden: bool
     ) -> Latents:
         batch, count = tokens.values.shape[:2]
         if masks is not None:
@@ -75,22 +75,32 @@ class ECGTransformer(TokenEncoder):
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
             place = F.pad(place, (0, 0, num_prefix, 0))
             allowed = F.pad(allowed, (num_prefix, 0, num_prefix, 0), value=True)
-        outputs = []
+        outputs: list[Tensor] = []
+        inside: list[Tensor] = []
         for block in self.blocks:
-            x = block(x + place, allowed[:, None])
+            x = block(x + place, allowed[:, None], inside=inside)
             outputs.append(x[:, num_prefix:])
+        inside = [part[:, num_prefix:] for part in inside]
         x = self.norm(x)
         prefix = x[:, :num_prefix] if num_prefix else None
         x = x[:, num_prefix:]
         if masks is not None:
             groups = index.shape[1]
-            x, *outputs = (part.unflatten(0, (-1, groups)) for part in (x, *outputs))
+            for parts in (outputs, inside):
+                parts[:] = [part.unflatten(0, (-1, groups)) for part in parts]
+            x = x.unflatten(0, (-1, groups))
             prefix = None if prefix is None else prefix.unflatten(0, (-1, groups))
-        return Latents(x, tokens.positions, prefix, outputs if blocks else None)
+        layers = (outputs if blocks else None, inside if hidden else None)
+        return Latents(x, tokens.positions, prefix, *layers)
 
 
 def windowed(
-    encoder: nn.Module, tokens: Tokens, window: int, channels: int, blocks: bool = False
+    encoder: nn.Module,
+    tokens: Tokens,
+    window: int,
+    channels: int,
+    blocks: bool = False,
+    hidden: bool = False,
 ) -> Latents:
     """Encode a long recording in windows of equal length and join the latents.
 
@@ -103,6 +113,7 @@ def windowed(
         window: tokens along time.
         channels: tokens per time.
         blocks: also the outputs of every block.
+        hidden: also the activations inside every block's MLP.
     """
     batch, count = tokens.values.shape[:2]
     time = count // channels
@@ -115,7 +126,8 @@ def windowed(
         valid = tokens.valid[:, index].flatten(0, 1)
         # Windows of nothing but padding: attention needs a key, and nobody reads the result.
         valid = valid | ~valid.any(1, keepdim=True)
-    latents = encoder(Tokens(values, tokens.positions[index[0]], valid), blocks=blocks)
+    inner = Tokens(values, tokens.positions[index[0]], valid)
+    latents = encoder(inner, blocks=blocks, hidden=hidden)
     fresh = [0, *(s + window - after for s, after in pairwise(starts))]
 
     def joined(x: Tensor) -> Tensor:
@@ -126,8 +138,9 @@ def windowed(
     prefix = latents.prefix
     if prefix is not None:
         prefix = prefix.unflatten(0, (batch, -1)).mean(1)
-    outputs = None if latents.blocks is None else [joined(x) for x in latents.blocks]
-    return Latents(joined(latents.tokens), tokens.positions, prefix, outputs)
+    layers = (latents.blocks, latents.hidden)
+    outputs, inside = (None if found is None else [joined(x) for x in found] for found in layers)
+    return Latents(joined(latents.tokens), tokens.positions, prefix, outputs, inside)
 
 
 class MultiScaleConv(nn.Module):
@@ -211,11 +224,13 @@ class MixerBlock(nn.Module):
         self.norm1, self.mixer = nn.LayerNorm(dim, eps=1e-6), mixer
         self.norm2, self.mlp = nn.LayerNorm(dim, eps=1e-6), Mlp(dim, round(dim * mlp_ratio))
 
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, real: Tensor | None = None, inside: list[Tensor] | None = None
+    ) -> Tensor:
         """(batch, time, dim); `real` (batch, time, 1) is 0 at padding, which is mixed as zero."""
         y = self.norm1(x)
         x = x + self.mixer(y if real is None else y * real)
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(self.norm2(x), inside)
 
 
 class SequenceEncoder(nn.Module):
@@ -255,6 +270,7 @@ class SequenceEncoder(nn.Module):
         masks: Masks | None = None,
         keep: Tensor | None = None,
         blocks: bool = False,
+        hidden: bool = False,
     ) -> Latents:
         """See `TokenEncoder.forward`; windows are not needed."""
         if masks is not None and getattr(self.embed, "mixes_tokens", False):
@@ -277,16 +293,19 @@ class SequenceEncoder(nn.Module):
         valid = None
         if tokens.valid is not None:
             valid = tokens.valid.repeat_interleave(groups, 0)[..., None].to(x.dtype)
-        outputs = []
+        outputs: list[Tensor] = []
+        inside: list[Tensor] = []
         for block in self.blocks:
-            x = block(x, valid)
+            x = block(x, valid, inside)
             outputs.append(x)
-        x = self.norm(x)
+        x, depth = self.norm(x), len(outputs)
         if index is not None:
-            x, *outputs = (self._picked(part, index) for part in (x, *outputs))
+            x, *rest = (self._picked(part, index) for part in (x, *outputs, *inside))
             if masks is None:
-                x, *outputs = (part.flatten(0, 1) for part in (x, *outputs))
-        return Latents(x, tokens.positions, None, outputs if blocks else None)
+                x, *rest = (part.flatten(0, 1) for part in (x, *rest))
+            outputs, inside = rest[:depth], rest[depth:]
+        layers = (outputs if blocks else None, inside if hidden else None)
+        return Latents(x, tokens.positions, None, *layers)
 
     @staticmethod
     def _picked(x: Tensor, index: Tensor) -> Tensor:
