@@ -53,8 +53,8 @@ from jepa_modalities.eval.multilabel_head import fit_head
 from jepa_modalities.eval.statistics import t_interval
 from jepa_modalities.train.engine import untrained
 
-POOLINGS = ("mean", "mean_std_max", "all_mean_std_max")
-MAIN = "mean_std_max"
+POOLINGS = ("mean", "mean_std_max", "all_mean_std_max", "all_hidden_mean_std_max")
+WIDEST = "all_hidden_mean_std_max"  # what stands beside the bar, and with few labels
 COUNTS, DRAWS = (50, 100, 200, 400), 8
 CONTROLS = ("raw", "bar", "untrained", "untrained_stem")
 ARMS = {
@@ -63,6 +63,20 @@ ARMS = {
     "kernels_vicreg": "ecg_ptbxl_sub100_both_tiny",
     "ema": "ecg_ptbxl_sub100_ema_tiny",
     "stem": "ecg_ptbxl_sub100_stem_tiny",
+}
+# What was tried on validation, as changes of the arm in front.
+TRIED: dict[str, tuple[str, dict[str, Any]]] = {
+    "kernels_wide": ("kernels", {"target.centroids": 1024, "target.dim": 128}),
+    "kernels_50ms": ("kernels", {"data.patch": 0.05}),
+    "kernels_dilated": ("kernels", {"encoder.mixer": "dilated"}),
+    "kernels_dilated_50ms": ("kernels", {"encoder.mixer": "dilated", "data.patch": 0.05}),
+    "kernels_dilated_20ms": ("kernels", {"encoder.mixer": "dilated", "data.patch": 0.02}),
+    "kernels_s4": ("kernels", {"encoder.mixer": "s4"}),
+    "kernels_relative": ("kernels", {"encoder.position": "relative"}),
+    "kernels_relative_dilated": (
+        "kernels",
+        {"encoder.position": "relative", "encoder.mixer": "dilated"},
+    ),
 }
 UNTRAINED = {"untrained": "kernels", "untrained_stem": "stem"}  # by first layer
 FOLDS = {
@@ -75,7 +89,8 @@ Array = NDArray[Any]
 def config_of(arm: str, seed: int, own: argparse.Namespace) -> ECGConfig:
     """The arm's recipe on the given file."""
     settings = {"data.path": str(own.file), "train.seed": seed, "train.threads": own.threads}
-    return changed(api.recipe(ARMS[arm]), settings | FOLDS[own.on])
+    base, more = TRIED.get(arm, (arm, {}))
+    return changed(api.recipe(ARMS[base]), settings | more | FOLDS[own.on])
 
 
 # --- evidence ------------------------------------------------------------------------------------
@@ -145,7 +160,7 @@ class Task:
             valid, rest = t[:held], t[held:]
             found = linear_multilabel(x, self.y, [valid, rest], self.valid_y)[0][1]
             scores[f"linear@{pooling}"] = found
-            if pooling in ("", MAIN):
+            if pooling in ("", WIDEST):
                 few |= {
                     str(count): [
                         macro_auc(self.truth, linear_multilabel(x[r], self.y[r], [rest])[0][0])
@@ -163,7 +178,7 @@ class Task:
         ]
         held = {p: np.concatenate([features[1][p], features[2][p]]) for p in POOLINGS}
         scores, few = self.score(Arm("encoder", features[0], held))
-        narrow = Arm("encoder", {MAIN: features[0][MAIN]}, {MAIN: held[MAIN]})
+        narrow = Arm("encoder", {WIDEST: features[0][WIDEST]}, {WIDEST: held[WIDEST]})
         joined, with_bar = self.score(concatenate(narrow, self.bar))
         scores |= {f"bar+{name}": value for name, value in joined.items()}
         few |= {f"bar+{name}": value for name, value in with_bar.items()}
@@ -216,7 +231,7 @@ def summary(folder: Path) -> str:
         sign = "+" if other is not None else ""
         return f"{mean:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
-    probes = [*(f"linear@{p}" for p in POOLINGS), f"bar+linear@{MAIN}", "attentive", "finetune"]
+    probes = [*(f"linear@{p}" for p in POOLINGS), f"bar+linear@{WIDEST}", "attentive", "finetune"]
     lines = [f"| arm | TFLOP | seeds | {' | '.join(probes)} |", "|" + "---|" * (3 + len(probes))]
     further = [
         "| arm | TFLOP | probe | - untrained | - bar | - vicreg at equal cost |",
@@ -252,7 +267,7 @@ def main() -> None:
     parser.add_argument("--on", choices=FOLDS, default="validation")
     parser.add_argument("--tflop", type=float, nargs="+", default=[10.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--arms", nargs="+", default=[*CONTROLS, *ARMS], choices=[*CONTROLS, *ARMS])
+    parser.add_argument("--arms", nargs="+", default=[*CONTROLS, *ARMS])
     parser.add_argument("--heads", action="store_true", help="also attentive and fine-tuned")
     parser.add_argument("--summary", action="store_true", help="only print the tables")
     parser.add_argument("--work", type=Path, default=Path("runs/ecg_compare"))
@@ -295,7 +310,7 @@ def main() -> None:
             run(f"{name}-0-0", lambda n=name: (task.score(getattr(task, n)), {}))
     for seed in own.seeds:
         for tflop in own.tflop:
-            for arm in (n for n in own.arms if n in ARMS):
+            for arm in (n for n in own.arms if n not in CONTROLS):
                 run(f"{arm}-{tflop:g}-{seed}", lambda a=arm, s=seed, b=tflop: trained(a, s, b))
 
 
