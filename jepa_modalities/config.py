@@ -126,6 +126,9 @@ class LossConfig:
     """error of the prediction"""
     weight: float = 1.0
     """weight of the prediction term; 0 = no target, only what the modality adds"""
+    visible: float = 0.0
+    """weight of telling a fixed target at the visible tokens too, each from its own latent: content
+    where leads or noise hide a part of every token; 0 = off"""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from jepa_modalities.core.block import Style
 from jepa_modalities.core.draw import Draw
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.jepa import JEPA
-from jepa_modalities.core.losses import Gather, Prediction, Regulariser
+from jepa_modalities.core.losses import Gather, Prediction, Regulariser, Visible
 from jepa_modalities.core.masking import BlockMasker, Masker, Masks, RandomMasker
 from jepa_modalities.core.positions import LearnedPosition, NoPosition, SinCosPosition
 from jepa_modalities.core.predictor import Predictor
@@ -265,6 +265,22 @@ def build_target(
     return HandOver(first, latent, *choice.handover, choice.rest)
 
 
+def build_visible(config: RunConfig, fixed: tuple[nn.Module, int] | None) -> Visible:
+    """The term of `loss.visible`.
+
+    Raises:
+        ValueError: no fixed target.
+    """
+    choice = config.loss
+    if fixed is None:
+        raise ValueError(
+            f"loss.visible = {choice.visible} needs a fixed target, but target.kind = "
+            f"{config.target.kind!r}: choose another one, or set loss.visible to 0"
+        )
+    function, width = fixed
+    return Visible(function, config.encoder.dim, width, choice.prediction, choice.visible)
+
+
 def _check_accumulate(config: RunConfig) -> None:
     """Micro-batches give the whole batch's gradient only where the loss is a mean over samples."""
     if config.regulariser.kind != "none":
@@ -301,8 +317,11 @@ def build_jepa(config: RunConfig, adapter: Parts, gather: Gather = lambda x: x) 
         terms: list[nn.Module] = []
         if masked:
             if predicts:
-                target = build_target(config, adapter.target(), gather)
+                fixed = adapter.target()
+                target = build_target(config, fixed, gather)
                 terms.append(Prediction(config.loss.prediction, config.loss.weight))
+                if config.loss.visible:
+                    terms.append(build_visible(config, fixed))
             dim = config.encoder.dim if target is None else target.dim
             predictor = build_predictor(config, adapter.geometry, dim)
         choice = config.regulariser

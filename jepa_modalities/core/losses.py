@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_modalities.core.draw import seeded
+from jepa_modalities.core.masking import gather as pick
 from jepa_modalities.core.precision import full_precision
 
 if TYPE_CHECKING:
@@ -192,6 +193,43 @@ class Prediction(nn.Module):
 
     def forward(self, output: JEPAOutput, batch: Batch, gather: Gather) -> Tensor:
         return output.sample_loss(self.kind).mean()
+
+
+class Visible(nn.Module):
+    """Regression of a fixed target at the visible tokens, each from its own latent.
+
+    A denoising loss: the target knows what leads or noise hide from the token. Hidden tokens are
+    `Prediction`'s.
+
+    Args:
+        function: `batch.raw` -> (batch, tokens, target_dim); does not learn and belongs to the
+            target, so it is no part of this module.
+        dim: width of the encoder.
+        target_dim: of the function's features.
+        kind: see `regression`.
+        weight: of this term in the sum.
+    """
+
+    name = "visible"
+
+    def __init__(
+        self, function: nn.Module, dim: int, target_dim: int, kind: str, weight: float
+    ) -> None:
+        super().__init__()
+        self.kind, self.weight = kind, weight
+        self.head = nn.Linear(dim, target_dim)
+        self._function = (function,)
+
+    def forward(self, output: JEPAOutput, batch: Batch, gather: Gather) -> Tensor:
+        if output.latents is None or output.masks is None:
+            raise ValueError("loss.visible needs masks: set mask.kind")
+        masks = output.masks
+        with torch.no_grad():
+            target = pick(self._function[0](batch.raw), masks.context)
+        told = self.head(output.latents.tokens).float()
+        if masks.context_valid is not None:  # padding is told without error
+            told = torch.where(masks.context_valid[..., None], told, target.float())
+        return regression(told, target, self.kind).mean()
 
 
 class Regulariser(nn.Module):

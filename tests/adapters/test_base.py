@@ -89,6 +89,7 @@ def test_sizes_that_make_no_encoder(field: str) -> None:
             {"target.kind": "pixels", "target.handover": (0.9, 0.5)},
             r"handover = \(0\.9, 0\.5\).*ascending",
         ),
+        ({"loss.visible": 0.5}, r"loss\.visible = 0\.5 needs a fixed target.*target\.kind = 'ema'"),
         (
             {"regulariser.kind": "sigreg", "train.accumulate": 4},
             r"train\.accumulate = 4.*'sigreg'",

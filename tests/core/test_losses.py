@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from jepa_modalities.core.jepa import JEPAOutput
 from jepa_modalities.core.losses import (
     Prediction,
     Regulariser,
+    Visible,
     covariance,
     invariance,
     pooled,
@@ -24,6 +26,7 @@ from jepa_modalities.core.losses import (
     variance,
     vicreg,
 )
+from jepa_modalities.core.masking import Masks
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -242,6 +245,39 @@ def test_prediction_term() -> None:
     assert out.predicted is not None and out.target is not None
     expected = ((out.predicted - out.target).square() * torch.arange(8.0)).mean()
     torch.testing.assert_close(found, expected)  # the weight is JEPA's to apply
+
+
+class Doubled(nn.Module):
+    """A fixed target: (batch, 9, 4) -> the same, doubled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(2.0))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw * self.factor
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_visible_tokens_are_told_from_their_own_latents(padded: bool) -> None:
+    torch.manual_seed(0)
+    out, raw, term = output(), normal(6, 9, 4, seed=4), Visible(Doubled(), 8, 4, "mse", 1.0)
+    assert set(term.state_dict()) == {"head.weight", "head.bias"}  # the target keeps the function
+    context = torch.randint(0, 9, (6, 3, 5), generator=torch.Generator().manual_seed(1))
+    valid = torch.ones(6, 3, 5, dtype=torch.bool)
+    if padded:
+        valid[:, :, 3:] = False
+    out.masks = Masks(context, context, context_valid=valid if padded else None)
+    assert out.latents is not None
+    found = term(out, replace(batch(), raw=raw), lambda x: x)
+    errors = [
+        (term.head(out.latents.tokens[r, g, t]) - 2 * raw[r, context[r, g, t]]).square().mean()
+        for r, g, t in itertools.product(range(6), range(3), range(5))
+        if valid[r, g, t]
+    ]
+    torch.testing.assert_close(found, torch.stack(errors).sum() / 90)
+    with pytest.raises(ValueError, match=r"loss\.visible needs masks"):
+        term(JEPAOutput(), batch(), lambda x: x)
 
 
 def test_regulariser_is_vicreg_of_the_projected_gathered_batch() -> None:
