@@ -47,7 +47,7 @@ from jepa_modalities.adapters.image.tokenizer import ImageTokenizer
 from jepa_modalities.config import EncoderConfig, MaskConfig, PredictorConfig
 from jepa_modalities.core.batch import Batch
 from jepa_modalities.core.jepa import JEPA, JEPAOutput
-from jepa_modalities.core.masking import BlockMasker, Masks
+from jepa_modalities.core.masking import BlockMasker, Masks, gather
 from jepa_modalities.train.environment import commit
 from jepa_modalities.train.optim import Rates, apply_rates, gradient_norm, guarded_step, optimiser
 
@@ -376,7 +376,10 @@ def phases(
         phase("masks", partial(masker, shape.batch, generator))
         phase("batch", tokens)
         with torch.no_grad():
-            phase("target", partial(jepa.target, kept["batch"], each, jepa.teacher))
+            phase(
+                "target",
+                lambda e=each: gather(jepa.target(kept["batch"], jepa.teacher), e.targets),
+            )
         phase("context", partial(jepa.encoder, kept["batch"].context, each))
         phase("predictor_loss", partial(predict, each))
         phase("backward", kept["predictor_loss"].backward)

@@ -127,8 +127,8 @@ class LossConfig:
     weight: float = 1.0
     """weight of the prediction term; 0 = no target, only what the modality adds"""
     visible: float = 0.0
-    """weight of telling a fixed target at the visible tokens too, each from its own latent: content
-    where leads or noise hide a part of every token; 0 = off"""
+    """weight of telling the target at the visible tokens too, each from its own latent: content
+    where changes hide a part of every token, such as leads; 0 = off"""
 
 
 @dataclass(frozen=True)

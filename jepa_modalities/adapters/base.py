@@ -265,22 +265,6 @@ def build_target(
     return HandOver(first, latent, *choice.handover, choice.rest)
 
 
-def build_visible(config: RunConfig, fixed: tuple[nn.Module, int] | None) -> Visible:
-    """The term of `loss.visible`.
-
-    Raises:
-        ValueError: no fixed target.
-    """
-    choice = config.loss
-    if fixed is None:
-        raise ValueError(
-            f"loss.visible = {choice.visible} needs a fixed target, but target.kind = "
-            f"{config.target.kind!r}: choose another one, or set loss.visible to 0"
-        )
-    function, width = fixed
-    return Visible(function, config.encoder.dim, width, choice.prediction, choice.visible)
-
-
 def _check_accumulate(config: RunConfig) -> None:
     """Micro-batches give the whole batch's gradient only where the loss is a mean over samples."""
     if config.regulariser.kind != "none":
@@ -317,11 +301,11 @@ def build_jepa(config: RunConfig, adapter: Parts, gather: Gather = lambda x: x) 
         terms: list[nn.Module] = []
         if masked:
             if predicts:
-                fixed = adapter.target()
-                target = build_target(config, fixed, gather)
-                terms.append(Prediction(config.loss.prediction, config.loss.weight))
-                if config.loss.visible:
-                    terms.append(build_visible(config, fixed))
+                loss, target = config.loss, build_target(config, adapter.target(), gather)
+                terms.append(Prediction(loss.prediction, loss.weight))
+                if loss.visible:
+                    dim = config.encoder.dim
+                    terms.append(Visible(dim, target.dim, loss.prediction, loss.visible))
             dim = config.encoder.dim if target is None else target.dim
             predictor = build_predictor(config, adapter.geometry, dim)
         choice = config.regulariser

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Batch, Latents, Tokens
 from jepa_modalities.core.losses import Gather, regression
-from jepa_modalities.core.masking import Masks
+from jepa_modalities.core.masking import Masks, gather
 
 
 @dataclass
@@ -27,6 +27,7 @@ class JEPAOutput:
         context_valid: False where the context is padding, (batch, groups, keep), or None.
         predicted: (batch, blocks, targets, target_dim), or None without masked prediction.
         target: the same shape, detached.
+        features: the target's features of every token, (batch, tokens, target_dim), detached.
         views: latents of the views, (views, batch, tokens, dim), or None.
         channel_weight: weights of the target's channels, (target_dim,), or None.
     """
@@ -38,6 +39,7 @@ class JEPAOutput:
     context_valid: Tensor | None = None
     predicted: Tensor | None = None
     target: Tensor | None = None
+    features: Tensor | None = None
     views: Tensor | None = None
     channel_weight: Tensor | None = None
 
@@ -93,7 +95,8 @@ class JEPA(nn.Module):
         if self.predictor is not None and masks is not None:
             if self.target is not None:
                 with torch.no_grad():
-                    output.target = self.target(batch, masks, self.teacher)
+                    output.features = self.target(batch, self.teacher)
+                    output.target = gather(output.features, masks.targets)
                 output.channel_weight = self.target.channel_weight
             output.latents = self.encoder(batch.context, masks)
             output.masks = masks

@@ -196,40 +196,33 @@ class Prediction(nn.Module):
 
 
 class Visible(nn.Module):
-    """Regression of a fixed target at the visible tokens, each from its own latent.
+    """Regression of the target at the visible tokens, each from its own latent by a linear layer.
 
-    A denoising loss: the target knows what leads or noise hide from the token. Hidden tokens are
-    `Prediction`'s.
+    A denoising loss: the target knows what leads or noise hide inside every token. Hidden tokens
+    are `Prediction`'s.
 
     Args:
-        function: `batch.raw` -> (batch, tokens, target_dim); does not learn and belongs to the
-            target, so it is no part of this module.
         dim: width of the encoder.
-        target_dim: of the function's features.
+        target_dim: width of the target's features.
         kind: see `regression`.
         weight: of this term in the sum.
     """
 
     name = "visible"
 
-    def __init__(
-        self, function: nn.Module, dim: int, target_dim: int, kind: str, weight: float
-    ) -> None:
+    def __init__(self, dim: int, target_dim: int, kind: str, weight: float = 1.0) -> None:
         super().__init__()
         self.kind, self.weight = kind, weight
         self.head = nn.Linear(dim, target_dim)
-        self._function = (function,)
 
     def forward(self, output: JEPAOutput, batch: Batch, gather: Gather) -> Tensor:
-        if output.latents is None or output.masks is None:
-            raise ValueError("loss.visible needs masks: set mask.kind")
-        masks = output.masks
-        with torch.no_grad():
-            target = pick(self._function[0](batch.raw), masks.context)
+        if output.latents is None or output.masks is None or output.features is None:
+            raise ValueError("loss.visible needs masked prediction: set mask.kind and loss.weight")
+        target = pick(output.features, output.masks.context).float()
         told = self.head(output.latents.tokens).float()
-        if masks.context_valid is not None:  # padding is told without error
-            told = torch.where(masks.context_valid[..., None], told, target.float())
-        return regression(told, target, self.kind).mean()
+        if output.context_valid is not None:  # padding is told without error
+            told = torch.where(output.context_valid[..., None], told, target)
+        return regression(told, target, self.kind, output.channel_weight).mean()
 
 
 class Regulariser(nn.Module):

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from jepa_modalities.core.batch import Batch
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.losses import Gather
-from jepa_modalities.core.masking import Masks, gather
 
 
 class Target(Protocol):
-    """(batch, masks, teacher) -> features to predict, (batch, blocks, targets, dim), detached.
+    """(batch, teacher) -> features of every token, (batch, tokens, dim), detached.
 
     Attributes:
         dim: width of the features.
@@ -28,14 +27,14 @@ class Target(Protocol):
     @property
     def channel_weight(self) -> Tensor | None: ...
 
-    def __call__(self, batch: Batch, masks: Masks, teacher: TokenEncoder) -> Tensor: ...
+    def __call__(self, batch: Batch, teacher: TokenEncoder) -> Tensor: ...
 
     def schedule(self, progress: float) -> None:
         """Tell the share of training done, 0 to 1, before each step."""
 
 
 class EmaTarget(nn.Module):
-    """Latents of the EMA encoder on the WHOLE input, normalised, then gathered (I-JEPA, section 3).
+    """Latents of the EMA encoder on the WHOLE input, normalised (I-JEPA, section 3).
 
     Args:
         dim: width of the encoder.
@@ -61,7 +60,7 @@ class EmaTarget(nn.Module):
         self.dim, self.layer_norm, self.layers = dim, layer_norm, layers
         self.centre, self.gather = centre, gather
 
-    def forward(self, batch: Batch, masks: Masks, teacher: TokenEncoder) -> Tensor:
+    def forward(self, batch: Batch, teacher: TokenEncoder) -> Tensor:
         latents = teacher(batch.target, blocks=self.layers > 1)
         x = latents.tokens
         if latents.blocks is not None:
@@ -71,7 +70,7 @@ class EmaTarget(nn.Module):
             x = F.layer_norm(x, (self.dim,))
         if self.centre:
             x = x - self.gather(x.mean(0, keepdim=True)).mean(0)
-        return gather(x, masks.targets)
+        return x
 
     def schedule(self, progress: float) -> None:
         """Nothing changes over training."""
@@ -91,8 +90,9 @@ class FixedTarget(nn.Module):
         super().__init__()
         self.function, self.dim = function.requires_grad_(False), dim
 
-    def forward(self, batch: Batch, masks: Masks, teacher: TokenEncoder) -> Tensor:
-        return gather(self.function(batch.raw), masks.targets)
+    def forward(self, batch: Batch, teacher: TokenEncoder) -> Tensor:
+        features: Tensor = self.function(batch.raw)
+        return features
 
     def schedule(self, progress: float) -> None:
         """Nothing changes over training."""
@@ -147,10 +147,10 @@ class HandOver(nn.Module):
         self.channel_weight[: self.fixed.dim] = fixed
         self.channel_weight[self.fixed.dim :] = share * self.dim / self.latent.dim
 
-    def forward(self, batch: Batch, masks: Masks, teacher: TokenEncoder) -> Tensor:
-        first = self.fixed(batch, masks, teacher)
+    def forward(self, batch: Batch, teacher: TokenEncoder) -> Tensor:
+        first = self.fixed(batch, teacher)
         if self.share == 0:
             second = first.new_zeros(*first.shape[:-1], self.latent.dim)
         else:
-            second = self.latent(batch, masks, teacher)
+            second = self.latent(batch, teacher)
         return torch.cat([first, second.to(first.dtype)], dim=-1)

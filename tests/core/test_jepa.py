@@ -13,7 +13,7 @@ from jepa_modalities.core.block import Style
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.jepa import JEPA, JEPAOutput
 from jepa_modalities.core.losses import Prediction, Regulariser, pooled, regression
-from jepa_modalities.core.masking import BlockMasker, Masks
+from jepa_modalities.core.masking import BlockMasker, Masks, gather
 from jepa_modalities.core.positions import SinCosPosition, grid_positions
 from jepa_modalities.core.predictor import Predictor
 from jepa_modalities.core.target import EmaTarget
@@ -79,7 +79,7 @@ def test_forward_is_target_context_prediction_loss() -> None:
         for parameter in model.encoder.parameters():
             parameter.mul_(0.9)
     out = model(batch, where)
-    target = model.target(batch, where, model.teacher)
+    target = gather(model.target(batch, model.teacher), where.targets)
     latents = model.encoder(batch.context, where)
     predicted = model.predictor(latents, where)
     assert out.latents is not None and out.predicted is not None and out.target is not None

@@ -11,7 +11,7 @@ from jepa_modalities.core.block import Style
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.jepa import JEPA
 from jepa_modalities.core.losses import Prediction, regression
-from jepa_modalities.core.masking import Masks, RandomMasker
+from jepa_modalities.core.masking import RandomMasker
 from jepa_modalities.core.positions import SinCosPosition, grid_positions
 from jepa_modalities.core.predictor import Predictor
 from jepa_modalities.core.target import EmaTarget, FixedTarget, HandOver
@@ -26,13 +26,6 @@ def batch() -> Batch:
     context = Tokens(normal(2, 12, 5), positions)
     target = Tokens(normal(2, 12, 5, seed=1), positions)
     return Batch(context, target, raw=normal(2, 24, seed=2))
-
-
-def masks() -> Masks:
-    return Masks(
-        torch.tensor([[[0, 1]], [[2, 3]]]),
-        torch.tensor([[[4, 9, 11], [5, 4, 6]], [[11, 0, 1], [7, 8, 9]]]),
-    )
 
 
 def teacher() -> TokenEncoder:
@@ -62,40 +55,38 @@ def test_ema_target_by_loops(layer_norm: bool) -> None:
     model = teacher()
     with torch.no_grad():  # an affine last norm must not survive the parameter-free one
         model.norm.weight.copy_(normal(8).abs() + 0.5)
-    found = EmaTarget(8, layer_norm)(batch(), masks(), model)
+    found = EmaTarget(8, layer_norm)(batch(), model)
     whole = model(batch().target).tokens  # the WHOLE target sample, not the context's
-    assert found.shape == (2, 2, 3, 8)
+    assert found.shape == whole.shape
     for row in range(2):
-        for block in range(2):
-            for number, token in enumerate(masks().targets[row, block].tolist()):
-                expected = whole[row, token]
-                expected = standardised(expected) if layer_norm else expected
-                torch.testing.assert_close(found[row, block, number], expected)
+        for token in range(whole.shape[1]):
+            expected = whole[row, token]
+            expected = standardised(expected) if layer_norm else expected
+            torch.testing.assert_close(found[row, token], expected)
 
 
 def test_mean_of_the_last_layers_by_loops() -> None:
     model = teacher()
-    found = EmaTarget(8, layers=2)(batch(), masks(), model)
+    found = EmaTarget(8, layers=2)(batch(), model)
     blocks = model(batch().target, blocks=True).blocks
     assert blocks is not None
     for row in range(2):
-        for number, token in enumerate(masks().targets[row, 1].tolist()):
+        for token in range(found.shape[1]):
             parts = [standardised(block[row, token]) for block in blocks[-2:]]
             expected = standardised((parts[0] + parts[1]) / 2)
-            torch.testing.assert_close(found[row, 1, number], expected)
+            torch.testing.assert_close(found[row, token], expected)
 
 
 def test_fixed_target_by_loops_and_without_gradient() -> None:
     function = Reshape()
     target = FixedTarget(function, 2)
-    found = target(batch(), masks(), None)  # type: ignore[arg-type]
+    found = target(batch(), None)  # type: ignore[arg-type]
     raw = batch().raw
     assert raw is not None
     for row in range(2):
-        for block in range(2):
-            for number, token in enumerate(masks().targets[row, block].tolist()):
-                expected = 2.0 * raw[row, 2 * token : 2 * token + 2]
-                torch.testing.assert_close(found[row, block, number], expected)
+        for token in range(found.shape[1]):
+            expected = 2.0 * raw[row, 2 * token : 2 * token + 2]
+            torch.testing.assert_close(found[row, token], expected)
     assert not function.factor.requires_grad
     assert not found.requires_grad
     assert target.dim == 2
@@ -111,18 +102,18 @@ class Refuses(nn.Module):
 def test_hand_over_weights() -> None:
     target = HandOver(FixedTarget(Reshape(), 2), EmaTarget(8), start=0.2, end=0.6, rest=0.3)
     assert target.dim == 10
-    predicted = normal(2, 2, 3, 10, seed=5)
+    predicted = normal(2, 12, 10, seed=5)
     shares = {0.0: 0.0, 0.2: 0.0, 0.3: 0.25, 0.5: 0.75, 0.6: 1.0, 1.0: 1.0}
     for progress, share in shares.items():
         target.schedule(progress)
         latent, fixed = share, 1 - share * (1 - 0.3)
-        found = target(batch(), masks(), teacher())
+        found = target(batch(), teacher())
         error = (predicted - found).square()
-        expected = fixed * error[..., :2].mean((1, 2, 3)) + latent * error[..., 2:].mean((1, 2, 3))
+        expected = fixed * error[..., :2].mean((1, 2)) + latent * error[..., 2:].mean((1, 2))
         loss = regression(predicted, found, "mse", target.channel_weight)
         torch.testing.assert_close(loss, expected)
-    assert torch.equal(found[..., :2], target.fixed(batch(), masks(), teacher()))
-    assert torch.equal(found[..., 2:], target.latent(batch(), masks(), teacher()))
+    assert torch.equal(found[..., :2], target.fixed(batch(), teacher()))
+    assert torch.equal(found[..., 2:], target.latent(batch(), teacher()))
     target.schedule(0.1)  # a restarted run may go back
     assert float(target.channel_weight[2:].abs().max()) == 0.0
 
@@ -130,12 +121,12 @@ def test_hand_over_weights() -> None:
 def test_the_teacher_is_not_run_before_the_start() -> None:
     target = HandOver(FixedTarget(Reshape(), 2), EmaTarget(8), start=0.5, end=1.0)
     target.schedule(0.5)
-    found = target(batch(), masks(), Refuses())  # type: ignore[arg-type]
-    assert found.shape == (2, 2, 3, 10)
+    found = target(batch(), Refuses())  # type: ignore[arg-type]
+    assert found.shape == (2, 12, 10)
     assert float(found[..., 2:].abs().max()) == 0.0
     target.schedule(0.51)
     with pytest.raises(AssertionError, match="the teacher was run"):
-        target(batch(), masks(), Refuses())  # type: ignore[arg-type]
+        target(batch(), Refuses())  # type: ignore[arg-type]
 
 
 def test_hand_over_at_once() -> None:
