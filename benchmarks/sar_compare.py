@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from equal_cost import once, train_within
-from evidence import RESULTS
+from evidence import RESULTS, about, read_evidence, write_evidence
 from numpy.typing import NDArray
 from torch import nn
 
@@ -149,13 +149,14 @@ def tuned(encoder: nn.Module, adapter: SarAdapter) -> Any:
     return {f"finetune_40shot{n}": fit.predictions == truth for n, fit in enumerate(fits)}
 
 
-def control(name: str, seed: int, own: argparse.Namespace) -> Any:
-    """One control."""
+def control(name: str, seed: int, own: argparse.Namespace, tune: bool) -> Any:
+    """One control; with `tune` fine-tuned, which only networks can be."""
     adapter = SarAdapter(config_of(UNTRAINED.get(name, "vicreg"), seed, own.on))
     if name in UNTRAINED:
         model = untrained(adapter.config, adapter, seed).eval()
-        found = score(model, adapter, own.brief)
-        return found | (tuned(model, adapter) if own.finetune else {})
+        return tuned(model, adapter) if tune else score(model, adapter, own.brief)
+    if tune:
+        return {}
     train, test = parts(adapter)
     function = partial((PLAIN | SVM)[name], size=adapter.config.data.size)
     features = partial(chunked, function=function)
@@ -174,7 +175,9 @@ def main() -> None:
     parser.add_argument("--tflop", type=float, nargs="+", default=[6.0], help="budgets per run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", default=[*controls, *arms()])
-    parser.add_argument("--finetune", action="store_true", help="also 40 labels, two draws")
+    parser.add_argument(
+        "--finetune", action="store_true", help="also 40 labels, two draws; may be added later"
+    )
     parser.add_argument("--brief", action="store_true", help="ridge on the widest pooling only")
     parser.add_argument("--work", type=Path, default=Path("runs/sar_compare"))
     parser.add_argument("--results", type=Path, default=RESULTS / "sar_compare")
@@ -182,23 +185,31 @@ def main() -> None:
     own = parser.parse_args()
     torch.set_num_threads(own.threads)
 
-    def run(name: str, compute: Callable[[], tuple[Any, Any]]) -> None:
-        once(own.results / own.on / f"{name}.json", own.threads, compute)
+    def run(name: str, compute: Callable[[bool], tuple[Any, Any]]) -> None:
+        path = own.results / own.on / f"{name}.json"
+        once(path, own.threads, lambda: compute(False))
+        facts, right = read_evidence(path)
+        if own.finetune and not any(probe.startswith("finetune") for probe in right):
+            if added := compute(True)[0]:
+                write_evidence(path, right | added, facts | {"finetuned": about(own.threads)})
 
-    def trained(arm: str, seed: int, tflop: float) -> tuple[Any, Any]:
+    def trained(arm: str, seed: int, tflop: float, tune: bool) -> tuple[Any, Any]:
         config = config_of(arm, seed, own.on)
         adapter, folder = SarAdapter(config), own.work / f"{arm}-{tflop:g}-{seed}"
         jepa, facts = train_within(adapter, config, tflop, folder)
-        right = score(jepa.teacher.eval(), adapter, own.brief)
-        return right | (tuned(jepa.teacher, adapter) if own.finetune else {}), facts
+        encoder = jepa.teacher.eval()
+        return tuned(encoder, adapter) if tune else score(encoder, adapter, own.brief), facts
 
     for name in (n for n in own.arms if n in controls):
         for seed in own.seeds if name in UNTRAINED else [0]:
-            run(f"{name}-0-{seed}", lambda n=name, s=seed: (control(n, s, own), {}))
+            run(f"{name}-0-{seed}", lambda tune, n=name, s=seed: (control(n, s, own, tune), {}))
     for seed in own.seeds:
         for tflop in own.tflop:
             for arm in (n for n in own.arms if n not in controls):
-                run(f"{arm}-{tflop:g}-{seed}", lambda a=arm, s=seed, b=tflop: trained(a, s, b))
+                run(
+                    f"{arm}-{tflop:g}-{seed}",
+                    lambda tune, a=arm, s=seed, b=tflop: trained(a, s, b, tune),
+                )
 
 
 if __name__ == "__main__":
