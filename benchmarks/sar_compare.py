@@ -189,9 +189,9 @@ def main() -> None:
         path = own.results / own.on / f"{name}.json"
         once(path, own.threads, lambda: compute(False))
         facts, right = read_evidence(path)
-        if own.finetune and not any(probe.startswith("finetune") for probe in right):
-            if added := compute(True)[0]:
-                write_evidence(path, right | added, facts | {"finetuned": about(own.threads)})
+        wanted = own.finetune and not any(probe.startswith("finetune") for probe in right)
+        if wanted and (added := compute(True)[0]):
+            write_evidence(path, right | added, facts | {"finetuned": about(own.threads)})
 
     def trained(arm: str, seed: int, tflop: float, tune: bool) -> tuple[Any, Any]:
         config = config_of(arm, seed, own.on)
