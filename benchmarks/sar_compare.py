@@ -12,7 +12,7 @@ repeated, and several processes may share the folder. `sar_compare_summary.py` m
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,8 @@ from jepa_modalities.train.engine import untrained
 
 SHOTS, DRAWS, LOOKS = (10, 20, 40), 5, (8, 4, 2, 1)
 WIDEST = "all_mean_std_max+grid4"
-POOLINGS = (WIDEST, "all_mean_std_max", "mean")
+HIDDEN = f"{WIDEST}+all_hidden_mean_std_max"
+POOLINGS = (HIDDEN, WIDEST, "all_mean_std_max", "mean")
 TARGETS = ("pixels", "hog", "gradient", "gradient_gaussian", "ema", "gradient+ema")
 PLAIN = {"raw": raw_features, "bar": bar_features}
 # What was tried on validation before the recipe was fixed, as changes of it.
@@ -72,6 +73,8 @@ UNTRAINED = {
     "untrained_image": "target_gradient",
 }
 Array = NDArray[Any]
+# (encoder, adapter) -> where each probe is right.
+Look = Callable[[nn.Module, SarAdapter], Any]
 
 
 def arms() -> dict[str, SarConfig]:
@@ -115,30 +118,33 @@ def robust(
     return {f"looks{n}{suffix}": g == truth for n, g in zip(LOOKS, guesses, strict=True)}
 
 
-def score(encoder: nn.Module, adapter: SarAdapter, brief: bool = False) -> Any:
-    """One encoder: every pooling, beside the bar, its background alone, and under speckle.
-
-    In brief: the widest pooling only.
-    """
+def score(encoder: nn.Module, adapter: SarAdapter) -> Any:
+    """One encoder: every pooling, beside the bar, its background alone, and under speckle."""
+    right = brief(encoder, adapter, POOLINGS)
     train, test = parts(adapter)
     y, truth = train.labels.numpy(), test.labels.numpy()
-    x, t = (encoder_features(adapter, encoder, part.images) for part in (train, test))
-    right = {}
-    for pooling in POOLINGS[:1] if brief else POOLINGS:
-        right |= right_ones(x[pooling], y, t[pooling], truth, f"@{pooling}", ridge_probe)
-    if brief:
-        return right
-    plain = partial(chunked, function=partial(bar_features, size=adapter.config.data.size))
-    bar = Arm("bar", *({"": plain(part.images)} for part in (train, test)))
-    both = concatenate(Arm("encoder", {WIDEST: x[WIDEST]}, {WIDEST: t[WIDEST]}), bar).seeds()[0]
-    joined = right_ones(both[0][WIDEST], y, both[1][WIDEST], truth, f"@{WIDEST}", ridge_probe)
-    right |= {f"bar+{name}": value for name, value in joined.items()}
     ring = [background_features(adapter, encoder, part.images) for part in (train, test)]
     alone = right_ones(ring[0], y, ring[1], truth, f"@{WIDEST}", ridge_probe)
     right |= {f"background {name}": value for name, value in alone.items()}
     return right | robust(
         lambda images: encoder_features(adapter, encoder, images)[WIDEST], train, test, f"@{WIDEST}"
     )
+
+
+def brief(encoder: nn.Module, adapter: SarAdapter, poolings: Sequence[str]) -> Any:
+    """One encoder under some poolings, and beside the bar under the first."""
+    train, test = parts(adapter)
+    y, truth = train.labels.numpy(), test.labels.numpy()
+    x, t = (encoder_features(adapter, encoder, part.images) for part in (train, test))
+    right = {}
+    for pooling in poolings:
+        right |= right_ones(x[pooling], y, t[pooling], truth, f"@{pooling}", ridge_probe)
+    plain = partial(chunked, function=partial(bar_features, size=adapter.config.data.size))
+    bar = Arm("bar", *({"": plain(part.images)} for part in (train, test)))
+    first = poolings[0]
+    both = concatenate(Arm("encoder", {first: x[first]}, {first: t[first]}), bar).seeds()[0]
+    joined = right_ones(both[0][first], y, both[1][first], truth, f"@{first}", ridge_probe)
+    return right | {f"bar+{name}": value for name, value in joined.items()}
 
 
 def tuned(encoder: nn.Module, adapter: SarAdapter) -> Any:
@@ -149,14 +155,12 @@ def tuned(encoder: nn.Module, adapter: SarAdapter) -> Any:
     return {f"finetune_40shot{n}": fit.predictions == truth for n, fit in enumerate(fits)}
 
 
-def control(name: str, seed: int, own: argparse.Namespace, tune: bool) -> Any:
-    """One control; with `tune` fine-tuned, which only networks can be."""
+def control(name: str, seed: int, own: argparse.Namespace, look: Look) -> Any:
+    """One control; only networks are looked at in several ways."""
     adapter = SarAdapter(config_of(UNTRAINED.get(name, "vicreg"), seed, own.on))
     if name in UNTRAINED:
         model = untrained(adapter.config, adapter, seed).eval()
-        return tuned(model, adapter) if tune else score(model, adapter, own.brief)
-    if tune:
-        return {}
+        return look(model, adapter)
     train, test = parts(adapter)
     function = partial((PLAIN | SVM)[name], size=adapter.config.data.size)
     features = partial(chunked, function=function)
@@ -178,37 +182,46 @@ def main() -> None:
     parser.add_argument(
         "--finetune", action="store_true", help="also 40 labels, two draws; may be added later"
     )
-    parser.add_argument("--brief", action="store_true", help="ridge on the widest pooling only")
+    parser.add_argument(
+        "--brief", action="store_true", help="ridge on the two widest poolings only"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/sar_compare"))
     parser.add_argument("--results", type=Path, default=RESULTS / "sar_compare")
     parser.add_argument("--threads", type=int, default=1)
     own = parser.parse_args()
     torch.set_num_threads(own.threads)
 
-    def run(name: str, compute: Callable[[bool], tuple[Any, Any]]) -> None:
-        path = own.results / own.on / f"{name}.json"
-        once(path, own.threads, lambda: compute(False))
-        facts, right = read_evidence(path)
-        wanted = own.finetune and not any(probe.startswith("finetune") for probe in right)
-        if wanted and (added := compute(True)[0]):
-            write_evidence(path, right | added, facts | {"finetuned": about(own.threads)})
+    two = partial(brief, poolings=POOLINGS[:2])
 
-    def trained(arm: str, seed: int, tflop: float, tune: bool) -> tuple[Any, Any]:
+    def run(name: str, compute: Callable[[Look], tuple[Any, Any]], network: bool = True) -> None:
+        path = own.results / own.on / f"{name}.json"
+        once(path, own.threads, lambda: compute(two if own.brief else score))
+        if not network:
+            return
+        facts, right = read_evidence(path)
+        if f"ridge@{HIDDEN}" not in right:
+            right |= compute(two)[0]
+            write_evidence(path, right, facts := facts | {"hidden": about(own.threads)})
+        if own.finetune and not any(probe.startswith("finetune") for probe in right):
+            right |= compute(tuned)[0]
+            write_evidence(path, right, facts | {"finetuned": about(own.threads)})
+
+    def trained(arm: str, seed: int, tflop: float, look: Look) -> tuple[Any, Any]:
         config = config_of(arm, seed, own.on)
         adapter, folder = SarAdapter(config), own.work / f"{arm}-{tflop:g}-{seed}"
         jepa, facts = train_within(adapter, config, tflop, folder)
-        encoder = jepa.teacher.eval()
-        return tuned(encoder, adapter) if tune else score(encoder, adapter, own.brief), facts
+        return look(jepa.teacher.eval(), adapter), facts
 
     for name in (n for n in own.arms if n in controls):
         for seed in own.seeds if name in UNTRAINED else [0]:
-            run(f"{name}-0-{seed}", lambda tune, n=name, s=seed: (control(n, s, own, tune), {}))
+            look_at = partial(control, name, seed, own)
+            run(f"{name}-0-{seed}", lambda look, f=look_at: (f(look), {}), name in UNTRAINED)
     for seed in own.seeds:
         for tflop in own.tflop:
             for arm in (n for n in own.arms if n not in controls):
                 run(
                     f"{arm}-{tflop:g}-{seed}",
-                    lambda tune, a=arm, s=seed, b=tflop: trained(a, s, b, tune),
+                    lambda look, a=arm, s=seed, b=tflop: trained(a, s, b, look),
                 )
 
 

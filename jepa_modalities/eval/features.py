@@ -34,6 +34,7 @@ POOLINGS: tuple[str, ...] = (
     "all_quadrants",
     "all_hidden_mean",
     "all_hidden_mean_std_max",
+    "all_hidden_quadrants",
     "all_hidden_tokens",
     "tokens",
     "all_tokens",
