@@ -26,17 +26,19 @@ Array = NDArray[np.float64]
 LABELS = (*(str(n) for n in SHOTS), "all")
 
 
-def few(
+def correct(
     probes: dict[str, Array],
     labels: str,
     prefix: str = "",
-    suffix: str = WIDEST,
+    suffix: str = "",
     seeds: int | None = None,
 ) -> Any:
-    """Correctness (draws, chips), averaged over (the first) seeds; None where not scored."""
+    """Correctness (draws, chips), averaged over (the first) seeds; None where not scored.
+
+    An arm without tokens has no pooling, and stands beside all of them.
+    """
     kinds = ["ridge"] if labels == "all" else [f"ridge_{labels}shot{n}" for n in range(DRAWS)]
-    # Arms without tokens have no pooling.
-    for end in (WIDEST, "") if suffix == WIDEST else (suffix,):
+    for end in (suffix, ""):
         keys = [f"{prefix}{kind}@{end}" for kind in kinds]
         if all(key in probes for key in keys):
             return np.stack([probes[key][:seeds].mean(0) for key in keys])
@@ -66,9 +68,13 @@ def against(ours: Array | None, theirs: Array | None) -> dict[str, float] | None
     return dict(zip(("mean", "low", "high"), paired_bootstrap(ours, theirs), strict=True))
 
 
-def summary(runs: Runs) -> dict[str, Any]:
-    """Every arm and budget: scores by labels, and paired differences."""
+def summary(runs: Runs, main: str) -> dict[str, Any]:
+    """Every arm and budget under one pooling: scores by labels, and paired differences."""
     table: dict[str, Any] = {}
+
+    def few(probes: dict[str, Array], labels: str, prefix: str = "", **more: Any) -> Any:
+        return correct(probes, labels, prefix, **{"suffix": main} | more)
+
     bar, machine = (runs.get((name, 0.0), {}) for name in ("bar", "gradient_svm"))
     for (arm, budget), probes in sorted(runs.items(), key=lambda item: (item[0][1], item[0][0])):
         untrained = runs.get((control_of(arm), 0.0), {})
@@ -79,8 +85,11 @@ def summary(runs: Runs) -> dict[str, Any]:
             row[labels] = entry(ours)
             row[f"{labels} bar+"] = entry(few(probes, labels, "bar+"))
             row[f"{labels} background"] = entry(few(probes, labels, "background "))
-            for pooling in POOLINGS[1:]:
-                row[f"{labels} {pooling}"] = entry(few(probes, labels, suffix=pooling))
+            for pooling in POOLINGS[2:] if main == WIDEST else ():
+                scored = f"ridge@{pooling}" in probes
+                row[f"{labels} {pooling}"] = entry(
+                    few(probes, labels, suffix=pooling) if scored else None
+                )
             if budget:
                 row[f"{labels} - untrained"] = against(ours, few(untrained, labels))
                 row[f"{labels} - bar"] = against(ours, few(bar, labels))
@@ -91,13 +100,13 @@ def summary(runs: Runs) -> dict[str, Any]:
                     )
                 row[f"{labels} - vicreg"] = against(ours, few(same, labels))
         drawn = [v for k, v in sorted(probes.items()) if k.startswith("finetune")]
-        if drawn:
+        if drawn and main == WIDEST:
             tuned = np.stack([draw.mean(0) for draw in drawn])
             frozen = few(probes, "40", seeds=len(drawn[0]))[: len(drawn)]
             row["finetune"], row["finetune frozen"] = entry(tuned), entry(frozen)
             row["finetune - frozen"] = against(tuned, frozen)
         for looks in LOOKS:
-            values = probes.get(f"looks{looks}@{WIDEST}", probes.get(f"looks{looks}@"))
+            values = probes.get(f"looks{looks}@{main}", probes.get(f"looks{looks}@"))
             row[f"looks {looks}"] = None if values is None else entry(values.mean(0)[None])
         table[f"{arm} {budget:g}"] = row
     return table
@@ -127,8 +136,8 @@ def lines(title: str, heads: list[str], rows: list[list[str]]) -> str:
     return f"{title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in body) + "\n"
 
 
-def markdown(table: dict[str, Any]) -> str:
-    """All tables."""
+def markdown(table: dict[str, Any], main: str) -> str:
+    """All tables of one pooling."""
 
     def rows(cells: Any) -> list[list[str]]:
         found = []
@@ -140,7 +149,7 @@ def markdown(table: dict[str, Any]) -> str:
     start = ["arm", "TFLOP", "seeds"]
     tables = [
         lines(
-            "Ridge, labels per class (widest pooling)",
+            f"Ridge, labels per class, pooling {main}",
             [*start, *LABELS, *(f"{n}, with the bar" for n in LABELS)],
             rows(
                 lambda r: (
@@ -161,16 +170,16 @@ def markdown(table: dict[str, Any]) -> str:
         tables.append(lines(title, [*start, *LABELS], cells))
     for title, key in (
         ("Background alone: the outer ring of tokens", "background"),
-        *((f"Pooling {pooling}", pooling) for pooling in POOLINGS[1:]),
+        *((f"Pooling {pooling}", pooling) for pooling in POOLINGS[2:]),
     ):
-        cells = rows(lambda r, k=key: [number(r[f"{n} {k}"]) for n in LABELS])
+        cells = rows(lambda r, k=key: [number(r.get(f"{n} {k}")) for n in LABELS])
         tables.append(lines(title, [*start, *LABELS], cells))
     keys = ("finetune", "finetune frozen")
     cells = rows(lambda r: [*(number(r.get(k)) for k in keys), pair(r.get("finetune - frozen"))])
     heads = [*start, "fine-tuned", "frozen probe, same draws", "difference"]
     tables.append(lines("Fine-tuning, 40 labels per class", heads, cells))
     looks = rows(lambda r: [number(r["all"]), *(number(r[f"looks {n}"]) for n in LOOKS)])
-    looks = [row for row in looks if any(row[4:])]
+    looks = [row for row in looks if any(row[4:])] if main == WIDEST else []
     heads = [*start, "clean", *(f"{n} looks" for n in LOOKS)]
     tables.append(lines("Under added speckle (probe fitted on clean chips)", heads, looks))
     return "\n".join(table for table in tables if table)
@@ -182,9 +191,10 @@ def main() -> None:
     parser.add_argument("--on", choices=("validation", "test"), default="validation")
     parser.add_argument("--results", type=Path, default=RESULTS / "sar_compare")
     own = parser.parse_args()
-    table = summary(collect(own.results / own.on))
-    (own.results / f"{own.on}.json").write_text(json.dumps(table, indent=1))
-    text = markdown(table)
+    runs = collect(own.results / own.on)
+    tables = {pooling: summary(runs, pooling) for pooling in POOLINGS[:2]}
+    (own.results / f"{own.on}.json").write_text(json.dumps(tables, indent=1))
+    text = "\n".join(markdown(table, pooling) for pooling, table in tables.items())
     (own.results / f"{own.on}.md").write_text(text)
     print(text)
 

@@ -64,7 +64,7 @@ def test_draws_are_averaged_over_seeds_and_paired(tmp_path: Path) -> None:
                 for kind in ("ridge", *(f"ridge_10shot{n}" for n in range(sar.DRAWS)))
             }
             evidence.write_evidence(tmp_path / f"{arm}-{seed}.json", right, {})
-    table = sar.summary(evidence.collect(tmp_path))
+    table = sar.summary(evidence.collect(tmp_path), sar.WIDEST)
     row = table["vicreg 9"]
     assert row["seeds"] == 2 and row["20"] is None
     for labels in ("10", "all"):
@@ -72,7 +72,10 @@ def test_draws_are_averaged_over_seeds_and_paired(tmp_path: Path) -> None:
         difference = row[labels]["mean"] - table["bar 0"][labels]["mean"]
         assert row[f"{labels} - bar"]["mean"] == pytest.approx(difference)
         assert row[f"{labels} - untrained"]["low"] > 0.3
-    assert "| vicreg | 9 | 2 |" in sar.markdown(table)
+    assert "| vicreg | 9 | 2 |" in sar.markdown(table, sar.WIDEST)
+    other = sar.summary(evidence.collect(tmp_path), "mean")  # nobody scored it but the bar
+    assert other["vicreg 9"]["10"] is None and other["bar 0"]["10"] == table["bar 0"]["10"]
+    assert "| vicreg |" not in sar.markdown(other, "mean")
 
 
 def test_the_plain_formulation_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
