@@ -94,8 +94,8 @@ def arms() -> dict[str, SarConfig]:
 
 def config_of(arm: str, seed: int, on: str) -> SarConfig:
     """The arm's recipe, scored on `on`."""
-    settings = {"train.seed": seed, "evaluate.on": on, "evaluate.poolings": POOLINGS}
-    return changed(arms()[arm], settings)
+    poolings = {"evaluate.poolings": POOLINGS, "evaluate.pooling": WIDEST}  # fine-tuned: WIDEST
+    return changed(arms()[arm], {"train.seed": seed, "evaluate.on": on} | poolings)
 
 
 def right_ones(x: Array, y: Array, t: Array, truth: Array, suffix: str, full: Any) -> Any:

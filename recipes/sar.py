@@ -47,6 +47,8 @@ def _others() -> str:
 
 
 _SHIFT_FLIP = SarAugmentConfig(shift=8, flip=True)
+# Layout, spread and peaks of all blocks, and what their MLPs compute inside: chosen on validation.
+_WIDE = "all_mean_std_max+grid4+all_hidden_mean_std_max"
 # VICReg's 25, 25, 1, divided by 25.
 _VIEWS = RegulariserConfig(
     kind="vicreg",
@@ -96,7 +98,7 @@ def sar_mstar_tiny_cpu() -> SarConfig:
             clip=1.0,
             precision="fast",
         ),
-        evaluate=SarEvaluateConfig(looks=(8, 4, 2, 1)),
+        evaluate=SarEvaluateConfig(_WIDE, (_WIDE, *SarEvaluateConfig.poolings), looks=(8, 4, 2, 1)),
     )
 
 
