@@ -98,7 +98,9 @@ def sar_mstar_tiny_cpu() -> SarConfig:
             clip=1.0,
             precision="fast",
         ),
-        evaluate=SarEvaluateConfig(_WIDE, (_WIDE, *SarEvaluateConfig.poolings), looks=(8, 4, 2, 1)),
+        evaluate=SarEvaluateConfig(
+            pooling=_WIDE, poolings=(_WIDE, *SarEvaluateConfig.poolings), looks=(8, 4, 2, 1)
+        ),
     )
 
 
