@@ -28,9 +28,13 @@ Runs = dict[tuple[str, float], dict[str, NDArray[np.float64]]]
 
 
 def about(threads: int) -> dict[str, Any]:
-    """What made a number: command, commit, date, device, versions."""
+    """What made a number: command, commit, date, device, versions.
+
+    Of paths only the last part: folders differ from machine to machine.
+    """
+    given = [Path(text).name if text.startswith("/") else text for text in sys.argv[1:]]
     return {
-        "command": " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *given]),
         "commit": commit(),
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
         "device": processor(),
