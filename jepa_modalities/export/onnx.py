@@ -53,11 +53,12 @@ class PooledEncoder(nn.Module):
             return pool(latents, self.pooling)
         # `pool` finds the cells from the positions, which a graph cannot; here they are known, and
         # each is a mean over its own tokens.
-        name = "all_mean" if self.pooling.startswith("all_") else "mean"
+        name = f"{self.pooling.removesuffix('quadrants')}mean"
         valid = self.member[:, None].expand(-1, images.shape[0], -1)
         parts = [pool(latents, name, cell) for cell in valid]
-        stacked = torch.stack(parts, 1)  # (batch, cells, blocks * dim)
-        blocks = stacked.reshape(*stacked.shape[:2], -1, self.pretrained.dim)
+        stacked = torch.stack(parts, 1)  # (batch, cells, blocks * width)
+        count = len(latents.blocks) if latents.blocks else 1
+        blocks = stacked.reshape(*stacked.shape[:2], count, -1)
         return blocks.transpose(1, 2).flatten(1)  # blocks slowest, then cells
 
 
