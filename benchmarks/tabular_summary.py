@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tabular_arm import SEEN, Array, Data
+from evidence import about
+from tabular_arm import SEEN, TABLES, Array, Data
 
 from jepa_modalities.eval.head.metric import Metric, average_ranks, outcome, paired, scores
 from jepa_modalities.eval.statistics import t_interval
@@ -234,21 +233,25 @@ def _few(tables: dict[str, Any]) -> list[str]:
 
 
 def write_summary(suites: Sequence[Suite], own: argparse.Namespace) -> None:
-    """Both files, of all tables done so far."""
-    tables = {suite.data.name: summarise(suite) for suite in suites}
-    learned = suites[0].variants[0].name
+    """Both files: the tables of this work folder, and those of earlier days in the same file."""
     out = own.out or Path(own.work) / f"summary_{own.score}"
     out.parent.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    place, tables = Path(f"{out}.json"), dict[str, Any]()
+    if place.exists():
+        earlier = json.loads(place.read_text())
+        if earlier["score"] != own.score:
+            raise SystemExit(f"{place} holds scores on {earlier['score']} rows; give another --out")
+        tables = earlier["tables"]
+    made = {**about(own.threads), "seeds": own.seeds, "steps": own.steps}
+    tables |= {suite.data.name: {"made": made, **summarise(suite)} for suite in suites}
+    tables = {name: tables[name] for name in TABLES if name in tables}
+    learned = suites[0].variants[0].name
     heads = dict.fromkeys(head for table in tables.values() for head in table["heads"])
     content = {
-        "command": {k: str(v) for k, v in vars(own).items()},
-        "commit": commit.stdout.strip(),
-        "date": datetime.datetime.now().isoformat(timespec="seconds"),
         "score": own.score,
-        "tables": tables,
         "beats": verdicts(tables, learned),
         "average_rank": {head: ranks(tables, head) for head in heads},
+        "tables": tables,
     }
-    Path(f"{out}.json").write_text(json.dumps(content, indent=1) + "\n")
+    place.write_text(json.dumps(content, indent=1) + "\n")
     Path(f"{out}.md").write_text(markdown(tables, learned, own.score))

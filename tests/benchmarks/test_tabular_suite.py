@@ -62,7 +62,7 @@ def test_suite(load: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite: ModuleType = load("tabular_suite")
     suite.main(arguments(root, "--few"))
     content = json.loads((root / "work" / "summary_val.json").read_text())
-    assert list(content["tables"]) == ["abalone", "bank"]
+    assert list(content["tables"]) == ["bank", "abalone"]
     bank = content["tables"]["bank"]["heads"]["linear"]
     assert set(bank["arms"]["jepa"]) == {"width", "accuracy", "auc"}
     assert bank["arms"]["jepa"]["width"] == bank["arms"]["untrained"]["width"] == 4 * 8
@@ -71,7 +71,7 @@ def test_suite(load: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bank["paired"]["jepa-raw"]["accuracy"]["outcome"] in ("beats", "tie", "falls below")
     assert bank["arms"]["raw"] == bank["arms"][bank["raw"]]
     counted = content["beats"]["linear"]
-    assert counted["tables"] == ["abalone", "bank"]
+    assert counted["tables"] == ["bank", "abalone"]
     tuned = content["tables"]["abalone"]["heads"]["finetune"]
     assert set(tuned["arms"]) == {"jepa", "untrained"} and list(tuned["paired"]) == [
         "jepa-untrained"
@@ -85,12 +85,26 @@ def test_suite(load: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Again: nothing is computed, everything is read.
     monkeypatch.setattr(suite.Suite, "_predictions", lambda *a: pytest.fail("computed again"))
     suite.main(arguments(root, "--few"))
-    assert (
-        json.loads((root / "work" / "summary_val.json").read_text())["tables"]
-        == (content["tables"])
-    )
+    again = json.loads((root / "work" / "summary_val.json").read_text())["tables"]
+    for table in (*again.values(), *content["tables"].values()):
+        table["made"].pop("date")
+    assert again == content["tables"]
     with pytest.raises(SystemExit, match="give another --work"):
         suite.main([*arguments(root), "--seeds", "3"])
+
+    # A table of another day stays in the file.
+    kept, out = root / "work" / "summary_val.json", root / "all"
+    earlier = content | {"tables": {"california": content["tables"].pop("abalone")}}
+    Path(f"{out}.json").write_text(json.dumps(earlier))
+    suite.main([*arguments(root), "--out", str(out)])
+    joined = json.loads(Path(f"{out}.json").read_text())["tables"]
+    assert list(joined) == ["california", "bank", "abalone"]
+    assert joined["california"] == earlier["tables"]["california"]
+    assert joined["bank"]["made"]["seeds"] == 2 and kept.exists()
+    earlier["score"] = "test"
+    Path(f"{out}.json").write_text(json.dumps(earlier))
+    with pytest.raises(SystemExit, match="scores on test rows; give another --out"):
+        suite.main([*arguments(root), "--out", str(out)])
 
 
 def test_development_never_reads_test_rows(load: Any, root: Path) -> None:
