@@ -57,7 +57,9 @@ def _small(steps: int, **changes: object) -> ECGConfig:
             ema=(0.99, 0.999),
             clip=3.0,
         ),
-        evaluate=ECGEvaluate(pooling=_WIDE, poolings=("mean", "mean_std_max", _WIDE)),
+        evaluate=ECGEvaluate(
+            pooling=_WIDE, poolings=("mean", "mean_std_max", _WIDE), finetune_pooling=_WIDE
+        ),
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 
@@ -95,7 +97,7 @@ def ecg_ptbxl_sub100_tiny() -> ECGConfig:
         finetune=True,
         window=5.0,
         stride=2.5,
-        head_steps=600,
+        head_steps=300,
         counts=(50, 100, 200, 400),
     )
     return replace(config, evaluate=choice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,99 @@ CHUNK = 100_000_000  # feature numbers that are repeated over labels at a time
 PROBES = ("linear", "knn")
 
 
+class LinearMultilabel(NamedTuple):
+    """A fitted logistic regression per label.
+
+    Attributes:
+        mean: of the training features, (1, width).
+        std: their spread, (1, width).
+        weight: on standardised features, (classes, width).
+        bias: (classes,).
+        c: the chosen C.
+    """
+
+    mean: Tensor
+    std: Tensor
+    weight: Tensor
+    bias: Tensor
+    c: float
+
+    def scores(self, x: ArrayLike) -> Array:
+        """Log-odds of features (rows, width), (rows, classes)."""
+        return self._scores(self.standardised(x))
+
+    def standardised(self, x: ArrayLike) -> Tensor:
+        """Features (rows, width) on the scale of the weights."""
+        return ((floats(np.asarray(x)) - self.mean) / self.std).float()
+
+    def _scores(self, x: Tensor) -> Array:
+        return (x @ self.weight.T + self.bias).double().numpy()
+
+
+def fit_multilabel(
+    train_x: ArrayLike,
+    train_y: ArrayLike,
+    valid_x: ArrayLike | None = None,
+    valid_y: ArrayLike | None = None,
+    grid: Sequence[float] = C_GRID,
+    folds: int = 5,
+    seed: int = 0,
+) -> LinearMultilabel:
+    """A logistic regression per label on standardised features, one C for all labels.
+
+    Args:
+        train_x: (rows, width).
+        train_y: 0 or 1, (rows, classes); a class without both gets score 0.
+        valid_x: records that C is chosen on, (rows, width).
+        valid_y: their labels; None chooses C by cross-validation in the training rows instead.
+        grid: values of C.
+        folds: of the cross-validation.
+        seed: of the folds.
+    """
+    y = np.asarray(train_y)
+    both = np.flatnonzero((y.sum(0) > 0) & (y.sum(0) < len(y)))
+    x = floats(np.asarray(train_x))
+    mean, std = standardise(x)
+    z, back = rotate(x.sub_(mean).div_(std).float()[None])
+    model = LinearMultilabel(
+        mean, std, torch.zeros(y.shape[1], x.shape[1]), torch.zeros(y.shape[1]), 0.0
+    )
+    held = None if valid_y is None else model.standardised(np.asarray(valid_x))
+    every = torch.ones(1, len(y))
+    inside = every
+    if held is None:
+        fold = np.random.default_rng(seed).permutation(len(y)) % folds
+        inside = torch.from_numpy(fold != np.arange(folds)[:, None]).float()
+    best, answer = -1.0, model
+    weight: Tensor | None = None
+    full: Tensor | None = None
+    for c in sorted(grid):
+        weight = _solved(z, y[:, both], inside, c, weight)
+        if held is None:
+            out = torch.einsum("kpw,nw->pnk", weight, F.pad(z[0], (0, 1), value=1.0))
+            # Every row is scored by the model that has not seen it.
+            guess = (out * (1 - inside)[..., None]).sum(0).double().numpy()
+            reached = macro_auc(y[:, both], guess)
+            full = _solved(z, y[:, both], every, c, full)
+            found = _placed(model, full[:, 0], back, both, c)
+        else:
+            found = _placed(model, weight[:, 0], back, both, c)
+            reached = macro_auc(np.asarray(valid_y)[:, both], found._scores(held)[:, both])
+        if reached > best:  # among equals the most regularised
+            best, answer = reached, found
+    return answer
+
+
+def _placed(
+    model: LinearMultilabel, solved: Tensor, back: Tensor | None, both: NDArray[np.int64], c: float
+) -> LinearMultilabel:
+    """`model` with solved weights (labels, r + 1), turned back and at their labels' places."""
+    weight, bias = torch.zeros_like(model.weight), torch.zeros_like(model.bias)
+    weight[both] = solved[:, :-1] if back is None else solved[:, :-1] @ back[0].T
+    bias[both] = solved[:, -1]
+    return model._replace(weight=weight, bias=bias, c=c)
+
+
 def linear_multilabel(
     train_x: ArrayLike,
     train_y: ArrayLike,
@@ -37,62 +130,12 @@ def linear_multilabel(
     folds: int = 5,
     seed: int = 0,
 ) -> tuple[list[Array], float]:
-    """A logistic regression per label on standardised features, one C for all labels.
+    """Log-odds of each of `others`, (rows, classes), and the chosen C; see `fit_multilabel`.
 
-    Args:
-        train_x: (rows, width).
-        train_y: 0 or 1, (rows, classes); a class without both gets score 0.
-        others: features to score, each (rows, width); C is chosen on the first.
-        valid_y: labels of the first of `others`; None chooses C by cross-validation in the training
-            rows instead.
-        grid: values of C.
-        folds: of the cross-validation.
-        seed: of the folds.
-
-    Returns:
-        Log-odds of each of `others`, (rows, classes), and the chosen C.
+    With `valid_y`, the labels of the first of `others`, C is chosen on these.
     """
-    y = np.asarray(train_y)
-    both = np.flatnonzero((y.sum(0) > 0) & (y.sum(0) < len(y)))
-    x = floats(np.asarray(train_x))
-    mean, std = standardise(x)
-    z, back = rotate(x.sub_(mean).div_(std).float()[None])
-    targets = [((floats(np.asarray(t)) - mean) / std).float() for t in others]
-    if back is not None:
-        targets = [t @ back[0] for t in targets]
-    every = torch.ones(1, len(y))
-    inside = every
-    if valid_y is None:
-        fold = np.random.default_rng(seed).permutation(len(y)) % folds
-        inside = torch.from_numpy(fold != np.arange(folds)[:, None]).float()
-    best, chosen, answer = -1.0, grid[0], None
-    weight: Tensor | None = None
-    full: Tensor | None = None
-    for c in sorted(grid):
-        weight = _solved(z, y[:, both], inside, c, weight)
-        if valid_y is None:
-            out = torch.einsum("kpw,nw->pnk", weight, F.pad(z[0], (0, 1), value=1.0))
-            # Every row is scored by the model that has not seen it.
-            guess = (out * (1 - inside)[..., None]).sum(0).double().numpy()
-            reached = macro_auc(y[:, both], guess)
-            full = _solved(z, y[:, both], every, c, full)
-        else:
-            guess = _scores(targets[0], weight[:, 0]).numpy()
-            reached = macro_auc(np.asarray(valid_y)[:, both], guess)
-            full = weight
-        if reached > best:  # among equals the most regularised
-            best, chosen, answer = reached, c, full
-    assert answer is not None
-    found = []
-    for part in targets:
-        scores = np.zeros((len(part), y.shape[1]))
-        scores[:, both] = _scores(part, answer[:, 0]).numpy()
-        found.append(scores)
-    return found, chosen
-
-
-def _scores(x: Tensor, weight: Tensor) -> Tensor:
-    return (x @ weight[:, :-1].T + weight[:, -1]).double()
+    model = fit_multilabel(train_x, train_y, others[0], valid_y, grid, folds, seed)
+    return [model.scores(part) for part in others], model.c
 
 
 def _solved(z: Tensor, y: NDArray[Any], rows: Tensor, c: float, start: Tensor | None) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,9 +17,10 @@ from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Latents, Tokens, move
 from jepa_modalities.core.schedules import warmup_cosine
-from jepa_modalities.eval.features import pool
+from jepa_modalities.eval.features import encode, pool
 from jepa_modalities.eval.finetune import layer_groups, mix
 from jepa_modalities.eval.macro_auc import macro_auc
+from jepa_modalities.eval.multilabel import LinearMultilabel, fit_multilabel
 
 Array = NDArray[np.float64]
 
@@ -54,6 +57,9 @@ class HeadRecipe:
         mixup: both parameters of the Beta distribution; 0 = off.
         check_every: steps between looks at the records for choices; the best look is kept.
         single: exactly one label per record: softmax instead of a sigmoid per label.
+        pooling: fine-tuning: starts from the logistic regression on this pooling of the untouched
+            encoder (LP-FT, Kumar et al. 2022), see `eval.features.POOLINGS`; empty: from a random
+            layer on the register token, or on mean and maximum of the tokens without a register.
     """
 
     finetune: bool = False
@@ -70,6 +76,7 @@ class HeadRecipe:
     mixup: float = 0.0
     check_every: int = 100
     single: bool = False
+    pooling: str = ""
 
 
 class AttentivePool(nn.Module):
@@ -114,46 +121,68 @@ class HeadModel(nn.Module):
     """Encoder, pooling and linear layer.
 
     Args:
-        encoder: `encoder(tokens) -> Latents`.
-        dim: its width.
+        encoder: `encoder(tokens) -> Latents`, `dim` wide.
         classes: number of labels.
-        recipe: frozen encoder with attentive pooling, or all weights with the register token, or
-            with mean and maximum of the tokens where there is no register.
+        recipe: frozen encoder with attentive pooling, or all weights.
         heads: attention heads of the pooling.
+        probe: what the linear layer starts from, on `recipe.pooling`.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
-        self, encoder: nn.Module, dim: int, classes: int, recipe: HeadRecipe, heads: int
+        self,
+        encoder: nn.Module,
+        classes: int,
+        recipe: HeadRecipe,
+        heads: int,
+        probe: LinearMultilabel | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.frozen = encoder, not recipe.finetune
+        self.pooling = recipe.pooling
+        dim = int(encoder.dim)  # type: ignore[arg-type]
         self.pool = AttentivePool(dim, heads) if self.frozen else None
         register = getattr(encoder, "prefix", None) is not None
         width = dim if self.frozen or register else 2 * dim
-        self.dropout, self.head = nn.Dropout(recipe.dropout), nn.Linear(width, classes)
+        self.dropout = nn.Dropout(recipe.dropout)
+        self.head = nn.Linear(width if probe is None else probe.mean.shape[1], classes)
         nn.init.zeros_(self.head.bias)
         nn.init.normal_(self.head.weight, std=0.02)
+        self.register_buffer("mean", torch.zeros(1) if probe is None else probe.mean)
+        self.register_buffer("std", torch.ones(1) if probe is None else probe.std)
+        if probe is not None:
+            with torch.no_grad():
+                self.head.weight.copy_(probe.weight)
+                self.head.bias.copy_(probe.bias)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """(batch, classes)."""
-        if self.frozen:
-            with torch.no_grad():
-                latents: Latents = self.encoder(tokens)
-        else:
-            latents = self.encoder(tokens)
+        return self.head(self.dropout(self.features(tokens)))  # type: ignore[no-any-return]
+
+    def features(self, tokens: Tokens) -> Tensor:
+        """What the linear layer sees, (batch, width)."""
+        if self.pooling:
+            return (pooled(self.encoder, tokens, self.pooling) - self.mean) / self.std
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            latents: Latents = self.encoder(tokens)
         if self.pool is not None:
             x, valid = latents.tokens, tokens.valid
             if latents.prefix is not None:
                 x = torch.cat([latents.prefix, x], 1)
                 extra = latents.prefix.shape[1]
                 valid = None if valid is None else F.pad(valid, (extra, 0), value=True)
-            pooled = self.pool(x, valid)
-        elif latents.prefix is not None:
-            pooled = latents.prefix[:, 0]
-        else:
-            parts = pool(latents, "mean_std_max", tokens.valid).chunk(3, -1)
-            pooled = torch.cat([parts[0], parts[2]], -1)
-        return self.head(self.dropout(pooled))  # type: ignore[no-any-return]
+            return self.pool(x, valid)  # type: ignore[no-any-return]
+        if latents.prefix is not None:
+            return latents.prefix[:, 0]
+        parts = pool(latents, "mean_std_max", tokens.valid).chunk(3, -1)
+        return torch.cat([parts[0], parts[2]], -1)
+
+
+def pooled(encoder: nn.Module, tokens: Tokens, pooling: str) -> Tensor:
+    """One vector per crop, (batch, width)."""
+    return pool(encode(encoder, tokens, (pooling,)), pooling, tokens.valid)
 
 
 def fit_head(
@@ -189,20 +218,26 @@ def fit_head(
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(seed)
         twin = copy.deepcopy(encoder).to(place).requires_grad_(recipe.finetune)
-        dim = int(twin.dim)  # type: ignore[arg-type]
-        model = HeadModel(twin, dim, train_y.shape[1], recipe, heads).to(place)
+        probe = None
+        if recipe.pooling:
+            of = functools.partial(pooled, twin.eval(), pooling=recipe.pooling)
+            x, v = (over_crops(of, crops, part, place).float() for part in ("train", "valid"))
+            probe = fit_multilabel(x, train_y, v, valid_y)
+        model = HeadModel(twin, train_y.shape[1], recipe, heads, probe).to(place)
         optimiser = torch.optim.AdamW(_groups(model, recipe), lr=recipe.lr, betas=recipe.betas)
         generator, order = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
         target = torch.from_numpy(np.asarray(train_y)).float()
         best, found, kept = -1.0, {}, None
         rows = _rows(len(train_y), recipe.batch_size, order)
-        for step in range(1, recipe.steps + 1):
-            part = next(rows)
-            tokens, label = move(crops.random(part, generator), place), target[part].to(place)
-            if recipe.mixup:
-                share = float(order.beta(recipe.mixup, recipe.mixup))
-                tokens, label = mix(tokens, label, share)
-            loss = _step(model, optimiser, tokens, label, recipe, step)
+        loss = torch.zeros(())
+        for step in range(1 if probe is None else 0, recipe.steps + 1):
+            if step > 0:
+                part = next(rows)
+                tokens, label = move(crops.random(part, generator), place), target[part].to(place)
+                if recipe.mixup:
+                    share = float(order.beta(recipe.mixup, recipe.mixup))
+                    tokens, label = mix(tokens, label, share)
+                loss = _step(model, optimiser, tokens, label, recipe, step)
             if step % recipe.check_every == 0 or step == recipe.steps:
                 if not bool(torch.isfinite(loss)):
                     raise FloatingPointError(
@@ -264,11 +299,21 @@ def _step(
     return loss.detach()
 
 
-@torch.no_grad()
-def predict(model: nn.Module, crops: Crops, part: str, single: bool, size: int = 256) -> Array:
+def predict(model: nn.Module, crops: Crops, part: str, single: bool) -> Array:
     """Logits averaged over each record's crops, then softmax for single labels; (rows, classes)."""
-    model.eval()
-    place = next(model.parameters()).device
+    mean = over_crops(model.eval(), crops, part, next(model.parameters()).device)
+    return (mean.softmax(1) if single else mean).double().numpy()
+
+
+@torch.no_grad()
+def over_crops(
+    function: Callable[[Tokens], Tensor],
+    crops: Crops,
+    part: str,
+    device: torch.device,
+    size: int = 256,
+) -> Tensor:
+    """What a function makes of each crop, (rows, width), averaged over the crops of a record."""
     total: Tensor | None = None
     for number in range(crops.num_windows(part)):
         tokens = crops.window(part, number)
@@ -277,9 +322,8 @@ def predict(model: nn.Module, crops: Crops, part: str, single: bool, size: int =
             rows = slice(low, low + size)
             valid = None if tokens.valid is None else tokens.valid[rows]
             piece = Tokens(tokens.values[rows], tokens.positions, valid)
-            pieces.append(model(move(piece, place)).double().cpu())
-        logits = torch.cat(pieces)
-        total = logits if total is None else total + logits
+            pieces.append(function(move(piece, device)).double().cpu())
+        found = torch.cat(pieces)
+        total = found if total is None else total + found
     assert total is not None
-    mean = total / crops.num_windows(part)
-    return (mean.softmax(1) if single else mean).numpy()
+    return total / crops.num_windows(part)

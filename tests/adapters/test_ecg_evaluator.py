@@ -21,7 +21,9 @@ from jepa_modalities.core.masking import Masks
 from jepa_modalities.data.ecg.file import memory_records
 from jepa_modalities.data.ecg.records import Annotations, ECGRecords
 from jepa_modalities.data.ecg.synthetic import RHYTHMS, synthetic_ecg, synthetic_records
+from jepa_modalities.eval.features import encode, pool
 from jepa_modalities.eval.macro_auc import macro_auc
+from jepa_modalities.eval.multilabel import linear_multilabel
 from jepa_modalities.eval.multilabel_head import AttentivePool, HeadRecipe, fit_head, predict
 from jepa_modalities.train.engine import untrained
 
@@ -204,6 +206,35 @@ def test_heads_learn_and_leave_the_encoder_alone(
     assert chosen["step"] in (20, 40, 60)
     assert chosen["valid"] == pytest.approx(macro_auc(valid, held))
     assert not finetune or macro_auc(parts.labels("test"), scores) > 0.6
+
+
+def test_fine_tuning_goes_on_from_the_probe(
+    adapter: ECGAdapter, encoders: dict[str, list[torch.nn.Module]]
+) -> None:
+    """At step 0 the scores are those of logistic regression on features averaged over crops."""
+    task = task_labels(adapter.source.records, "labels")
+    assert task is not None
+    parts = evaluator.Parts.of(adapter.source, task)
+    crops = evaluator.RecordCrops(parts, adapter.tokenizer, 100, 50)
+    model = encoders["encoder"][0]
+    y, valid, truth = map(parts.labels, ("train", "valid", "test"))
+    start = HeadRecipe(finetune=True, steps=0, pooling="all_hidden_mean_std_max")
+    scores, chosen, _ = fit_head(model, crops, y, valid, start, heads=2)
+
+    def averaged(part: str) -> Any:
+        windows = [crops.window(part, n) for n in range(crops.num_windows(part))]
+        made = [encode(model.eval(), tokens, (start.pooling,)) for tokens in windows]
+        return torch.stack([pool(one, start.pooling) for one in made]).mean(0).detach().numpy()
+
+    x, v, t = map(averaged, ("train", "valid", "test"))
+    (held, expected), _ = linear_multilabel(x, y, [v, t], valid)
+    assert chosen == {"step": 0.0, "valid": pytest.approx(macro_auc(valid, held))}
+    assert scores == pytest.approx(expected, abs=1e-3)
+
+    learning = replace(start, steps=40, batch_size=24, lr=1e-3, check_every=40)
+    _, found, trained = fit_head(model, crops, y, valid, learning, heads=2)
+    assert found["valid"] >= chosen["valid"]
+    assert macro_auc(truth, predict(trained, crops, "test", single=False)) > 0.6
 
 
 def test_aami_classes() -> None:

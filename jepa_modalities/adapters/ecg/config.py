@@ -143,6 +143,8 @@ class ECGEvaluate(EvaluateConfig):
     """steps of attentive probe and fine-tuning (paper: 5,000 and 10,000)"""
     head_batch: int = 128
     """records per step of attentive probe and fine-tuning"""
+    finetune_pooling: str = ""
+    """fine-tuning from the logistic probe on this pooling (LP-FT); empty: the paper's protocol"""
     mixup: float = 0.0
     """fine-tuning: both parameters of the Beta distribution; 0 = off"""
     beats: str = ""

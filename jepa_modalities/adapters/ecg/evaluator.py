@@ -326,7 +326,10 @@ class RecordCrops:
 
 
 def head_recipe(kind: str, config: ECGConfig) -> HeadRecipe:
-    """The paper's settings of a head (ECG-JEPA, downstream protocol) at the run's step count."""
+    """The paper's settings of a head (ECG-JEPA, downstream protocol) at the run's step count.
+
+    Fine-tuning with `evaluate.finetune_pooling` starts from a probe instead and learns more gently.
+    """
     choice = config.evaluate
     common = HeadRecipe(
         steps=choice.head_steps,
@@ -336,7 +339,7 @@ def head_recipe(kind: str, config: ECGConfig) -> HeadRecipe:
     )
     if kind == "attentive":
         return common
-    return replace(
+    tuned = replace(
         common,
         finetune=True,
         lr_end=1e-5,
@@ -345,6 +348,11 @@ def head_recipe(kind: str, config: ECGConfig) -> HeadRecipe:
         betas=(0.9, 0.99),
         dropout=0.05,
         mixup=choice.mixup,
+    )
+    if not choice.finetune_pooling:
+        return tuned
+    return replace(
+        tuned, pooling=choice.finetune_pooling, lr=3e-4, layer_decay=0.75, batch_size=64
     )
 
 
