@@ -18,6 +18,7 @@ from jepa_modalities.config import RunConfig, changed, differences
 from jepa_modalities.core.registry import adapters
 from jepa_modalities.core.registry import recipes as _recipes
 from jepa_modalities.core.threads import threads
+from jepa_modalities.eval.features import POOLINGS, unknown_poolings
 from jepa_modalities.export.encoder import (
     PretrainedEncoder,
     load_encoder,
@@ -230,6 +231,8 @@ def pretrain(
     config = changed(config, wanted)
     if seed is not None:
         config = changed(config, {"train.seed": seed})
+    if unknown := unknown_poolings([config.evaluate.pooling]):
+        raise ValueError(f"evaluate.pooling: {unknown[0]!r} is not one of {', '.join(POOLINGS)}")
     name = config.recipe or config.modality
     console = None if quiet else Console()
     with threads(config.train.threads), processes(config.train.device) as peers:
@@ -348,7 +351,12 @@ def evaluate(
             f"--out {run.path} --resume"
         )
     with locked(run.path, Processes(0, 1, torch.device("cpu")), False):
-        adapter = adapters[config.modality](config, run.path)
+        adapter: Any = adapters[config.modality](config, run.path)
+        tokenizer = load(run.path).tokenizer  # as it was fitted, whatever data are scored
+        if hasattr(adapter, "adopt"):
+            adapter.adopt(tokenizer)
+        else:
+            adapter.tokenizer = tokenizer
         known = run.metrics if (run.path / "metrics.json").exists() else {}
         facts = {k: v for k, v in known.items() if k.startswith(("speed/", "train/", "collapse/"))}
         finish(run, adapter, None, facts, None)

@@ -97,8 +97,9 @@ class Adapter(Parts, Protocol):
 
     `config` may be completed by what the data say (the columns of a table): encoder files carry
     this one. An adapter may also have `terms() -> list[nn.Module]`, loss terms beside the
-    prediction and the regulariser; and `blocks: Blocks | None` (see `core.draw`) where its
-    data are not in memory.
+    prediction and the regulariser; `blocks: Blocks | None` (see `core.draw`) where its data are
+    not in memory; and `adopt(tokenizer)`, where more than `tokenizer` has to change when another
+    data set is scored with what an encoder file holds.
     """
 
     config: Any

@@ -214,7 +214,8 @@ def _prepare(args: list[str]) -> int:
     for path, digest in summary.files.items():
         console.print(f"{own.dataset}: {path}", soft_wrap=True, highlight=False)
         console.print(f"sha256: {digest}", soft_wrap=True, highlight=False)
-    console.print(f"{summary.written} written, {len(summary.skipped)} skipped")
+    kept = " before, kept" if summary.written and summary.resumed == summary.written else ""
+    console.print(f"{summary.written} written{kept}, {len(summary.skipped)} skipped")
     for line in _skip_summary(summary.skipped):
         console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
     for note in summary.notes:
@@ -298,14 +299,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] not in COMMANDS:
         print(f"jm: no command {args[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return _guarded(COMMANDS[args[0]][1], args[1:])
+    return _guarded(*args)
 
 
-def _guarded(function: Callable[[list[str]], int], args: list[str]) -> int:
+def _guarded(name: str, *args: str) -> int:
     from jepa_modalities.train.engine import Interrupted
 
     try:
-        return function(args)
+        return COMMANDS[name][1](list(args))
     except BrokenPipeError:  # the reader, e.g. `| head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -316,10 +317,14 @@ def _guarded(function: Callable[[list[str]], int], args: list[str]) -> int:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"error: {message}", file=sys.stderr)
         if isinstance(error, OSError) and error.errno == 28:
-            print("the disk is full: free space, then go on with --resume", file=sys.stderr)
+            again = "give the same command again" if name == "prepare" else "go on with --resume"
+            print(f"the disk is full: free space, then {again}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; a run that has a checkpoint goes on with --resume", file=sys.stderr)
+        resumed = "a run that has a checkpoint goes on with --resume"
+        if name == "prepare":
+            resumed = "the same command goes on where this one stopped"
+        print(f"\ninterrupted; {resumed}", file=sys.stderr)
         return 130
 
 

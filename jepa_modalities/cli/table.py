@@ -88,6 +88,7 @@ def write_features(path: Path, features: NDArray[np.float32], remarks: Sequence[
     if path.suffix != ".npy":
         stream_features(path, iter([features]), remarks)
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -120,6 +121,7 @@ def stream_features(
         from pyarrow import parquet
     except ImportError:
         raise ValueError("Parquet needs pyarrow: pip install pyarrow, or use .npy") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     rows, width, writer = 0, 0, None
     try:

@@ -21,13 +21,15 @@ from jepa_modalities.api import recipe
 from jepa_modalities.config import changed
 from jepa_modalities.data.ecg.file import memory_records
 from jepa_modalities.data.ecg.layout import INVALID
-from jepa_modalities.data.ecg.lead import STANDARD_LEADS, lead_name
+from jepa_modalities.data.ecg.lead import STANDARD_LEADS, UNITS, lead_name
 from jepa_modalities.data.ecg.records import ECGRecords
+from jepa_modalities.eval.features import POOLINGS, unknown_poolings
 from jepa_modalities.export.encoder import PretrainedEncoder, save_encoder
 from jepa_modalities.train.distributed import Processes, pick_device
 from jepa_modalities.train.engine import Trainer, untrained
 
 LARGEST = 32_000  # the largest integer that a stored sample takes
+OUTLIER = 50  # times the median over records and leads of the largest value
 
 
 class ECGJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -113,6 +115,7 @@ class ECGJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: another shape, or settings that cannot work, before anything is trained.
         """
+        self._check()
         signals = self._checked(X, self.leads)
         config = self._configuration()
         records = in_memory(signals, self.fs, self.leads, self.unit)
@@ -129,9 +132,19 @@ class ECGJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.n_features_in_ = signals.shape[1]
         return self
 
+    def _check(self) -> None:
+        if not isinstance(self.steps, (int, np.integer)) or self.steps < 0:
+            raise ValueError(f"steps = {self.steps!r}: give 0 (untrained) or more")
+        if not isinstance(self.fs, (int, float, np.number)) or not 0 < self.fs < np.inf:
+            raise ValueError(f"fs = {self.fs!r}: give the sampling rate in Hz")
+        if self.unit not in UNITS:
+            raise ValueError(f"unit = {self.unit!r}: choose from {', '.join(UNITS)}")
+        if isinstance(self.leads, str) or not all(isinstance(n, str) and n for n in self.leads):
+            raise ValueError(f"leads = {self.leads!r}: give a list of names")
+        if unknown_poolings([self.pooling]):
+            raise ValueError(f"pooling = {self.pooling!r}: choose from {', '.join(POOLINGS)}")
+
     def _configuration(self) -> Any:
-        if self.steps < 0:
-            raise ValueError(f"steps = {self.steps}: give 0 (untrained) or more")
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         fixed = self.target == "kernels"
         wanted = {
@@ -177,7 +190,10 @@ class ECGJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         names = self.leads if leads is None else leads
-        signals = X if isinstance(X, list) else self._checked(X, names)
+        if isinstance(X, list):
+            signals: Any = [self._checked(np.asarray(one)[None], names)[0] for one in X]
+        else:
+            signals = self._checked(X, names)
         config = self.encoder_.config
         rate = self.fs if fs is None else fs
         raw = conformed(config, signals, rate, names, self.unit if unit is None else unit)
@@ -221,7 +237,7 @@ class ECGJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 def in_memory(
     signals: NDArray[np.float32], fs: float, leads: Sequence[str], unit: str
 ) -> ECGRecords:
-    """Arrays behind the interface of prepared files, with 1/32,000 of the largest value as step.
+    """Arrays behind the interface of prepared files; step: 1/32,000 of a lead's largest value.
 
     Args:
         signals: (records, leads, samples), NaN where there is no sample.
@@ -229,9 +245,17 @@ def in_memory(
         leads: names.
         unit: of the signals.
     """
-    highest = float(np.nanmax(np.abs(signals))) if np.isfinite(signals).any() else 1.0
-    gain = LARGEST / max(highest, 1e-9)
-    scaled = np.rint(np.nan_to_num(signals) * gain)
+    known = np.nan_to_num(signals)
+    highest = np.abs(known).max(2)  # of every record and lead
+    usual = np.median(highest[highest > 0]) if (highest > 0).any() else 0
+    if (odd := np.flatnonzero((highest > OUTLIER * usual).any(1))).size:
+        warnings.warn(
+            f"{len(odd)} recordings reach more than {OUTLIER} times the usual largest value "
+            f"({usual:.3g} {unit}), such as number {odd[0]}: they distort the scale of their leads",
+            stacklevel=3,
+        )
+    gain = LARGEST / np.maximum(highest, 1e-9)
+    scaled = np.rint(known * gain[..., None])
     integers = np.where(np.isnan(signals), INVALID, scaled).astype(np.int16)
     names = [lead_name(lead) for lead in leads]
     return memory_records(integers.transpose(0, 2, 1), fs, names, gain, unit=unit)

@@ -116,8 +116,11 @@ def _pool(x: Tensor, positions: Tensor, kind: str, valid: Tensor | None) -> Tens
         return mean
     # The floor keeps gradients finite where all tokens are equal.
     std = (weight * (x - mean[:, None]).square()).sum(1).clamp_min(1e-24).sqrt()
-    shown = x if valid is None else x.masked_fill(~valid[..., None], -torch.inf)
-    return torch.cat([mean, std, shown.amax(1)], dim=-1)
+    if valid is None:
+        return torch.cat([mean, std, x.amax(1)], dim=-1)
+    highest = x.masked_fill(~valid[..., None], -torch.inf).amax(1)
+    # A sample of nothing but padding stays zero.
+    return torch.cat([mean, std, highest.masked_fill(~valid.any(1, keepdim=True), 0)], dim=-1)
 
 
 def cells(positions: Tensor, parts: int = 2) -> Tensor:

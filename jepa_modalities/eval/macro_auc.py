@@ -17,8 +17,13 @@ def aucs(truth: ArrayLike, scores: ArrayLike) -> Array:
     Args:
         truth: 0 or 1, (rows, classes).
         scores: higher = more likely, (rows, classes).
+
+    Raises:
+        ValueError: scores that are NaN.
     """
     y, s = np.asarray(truth), np.asarray(scores)
+    if bad := int(np.isnan(s).any(-1).sum()):
+        raise ValueError(f"the scores of {bad} of {len(s)} rows are NaN: features or model broke")
     return _weighted_aucs(y, s, np.ones((1, len(y))))[0]
 
 
@@ -56,41 +61,38 @@ def _weighted_aucs(y: NDArray[Any], s: NDArray[Any], counts: Array) -> Array:
 def resamples(truth: ArrayLike, num: int = RESAMPLES, seed: int = 0) -> Array:
     """Bootstrap counts of the rows, (resamples, rows): the same for every arm, so paired.
 
-    A draw in which a class has lost its positives or negatives is drawn again: scikit-learn's
-    score would be NaN there, and leaving the class out would compare different sets of classes.
+    A draw in which a class has lost its positives or negatives is drawn again, so that all draws
+    score the same classes. With classes so rare that fewer than one draw in 20 keeps them all,
+    draws stay as they are, and `resampled_macro` leaves out what a draw lacks, for all arms alike.
 
     Args:
         truth: (rows, classes); classes that are constant in it do not count.
         num: number of resamples.
         seed: of the resamples.
-
-    Raises:
-        ValueError: classes so rare that hardly any draw keeps them all.
     """
     y = np.asarray(truth).astype(np.float64)
     y = y[:, (y.sum(0) > 0) & (y.sum(0) < len(y))]
     generator = np.random.default_rng(seed)
     kept: list[Array] = []
-    for _ in range(200):
+    while True:
         drawn = generator.integers(0, len(y), (num, len(y)))
         drawn += len(y) * np.arange(num)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=num * len(y)).reshape(num, len(y))
         positives = counts @ y
         fine = ((positives > 0) & (positives < len(y))).all(1)
+        if not kept and fine.mean() < 1 / 20:
+            return counts.astype(np.float64)
         kept.append(counts[fine].astype(np.float64))
         if sum(map(len, kept)) >= num:
             return np.concatenate(kept)[:num]
-    raise ValueError(
-        f"{sum(map(len, kept))} of {200 * num} resamples of {len(y)} rows hold all {y.shape[1]} "
-        f"classes; leave out classes with very few positives"
-    )
 
 
 def resampled_macro(truth: ArrayLike, scores: ArrayLike, counts: Array) -> Array:
-    """Macro AUC of every resample, (resamples,), over the classes that `truth` holds both ways."""
+    """Macro AUC of every resample, (resamples,), over the classes that it holds both ways."""
     y = np.asarray(truth)
     both = (y.sum(0) > 0) & (y.sum(0) < len(y))
-    return np.asarray(_weighted_aucs(y[:, both], np.asarray(scores)[:, both], counts).mean(1))
+    found = _weighted_aucs(y[:, both], np.asarray(scores)[:, both], counts)
+    return np.asarray(np.nanmean(found, axis=1))
 
 
 def resample_count(truth: NDArray[Any]) -> int:

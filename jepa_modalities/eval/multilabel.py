@@ -76,8 +76,24 @@ def fit_multilabel(
         grid: values of C.
         folds: of the cross-validation.
         seed: of the folds.
+
+    Raises:
+        ValueError: labels that do not fit the features, or features that are not finite.
     """
     y = np.asarray(train_y)
+    for name, part, labels in (("train", train_x, y), ("valid", valid_x, valid_y)):
+        values, told = np.asarray(part), np.asarray(labels)
+        if name == "valid" and valid_y is None:
+            continue
+        if values.ndim != 2 or told.ndim != 2 or len(values) != len(told):
+            raise ValueError(
+                f"{name}_x has shape {values.shape} and {name}_y {told.shape}; expected (rows, "
+                f"width) and (rows, classes)"
+            )
+        if bad := int((~np.isfinite(values)).any(1).sum()):
+            raise ValueError(
+                f"{name}_x: the features of {bad} of {len(values)} rows are not finite"
+            )
     both = np.flatnonzero((y.sum(0) > 0) & (y.sum(0) < len(y)))
     x = floats(np.asarray(train_x))
     mean, std = standardise(x)
@@ -85,6 +101,8 @@ def fit_multilabel(
     model = LinearMultilabel(
         mean, std, torch.zeros(y.shape[1], x.shape[1]), torch.zeros(y.shape[1]), 0.0
     )
+    if not len(both):
+        return model
     held = None if valid_y is None else model.standardised(np.asarray(valid_x))
     every = torch.ones(1, len(y))
     inside = every

@@ -313,8 +313,11 @@ def over_crops(
     device: torch.device,
     size: int = 256,
 ) -> Tensor:
-    """What a function makes of each crop, (rows, width), averaged over the crops of a record."""
-    total: Tensor | None = None
+    """What a function makes of each crop, (rows, width), averaged over the crops of a record.
+
+    Crops of nothing but padding do not count; a record without any other gets zeros.
+    """
+    total, count = torch.zeros(1, 1), torch.zeros(1, 1)
     for number in range(crops.num_windows(part)):
         tokens = crops.window(part, number)
         pieces = []
@@ -324,6 +327,9 @@ def over_crops(
             piece = Tokens(tokens.values[rows], tokens.positions, valid)
             pieces.append(function(move(piece, device)).double().cpu())
         found = torch.cat(pieces)
-        total = found if total is None else total + found
-    assert total is not None
-    return total / crops.num_windows(part)
+        shown = torch.ones(len(found), 1, dtype=torch.bool)
+        if tokens.valid is not None:
+            shown = tokens.valid.any(1, keepdim=True).cpu()
+        total = total + found.masked_fill(~shown, 0)
+        count = count + shown
+    return total / count.clamp(min=1)

@@ -125,6 +125,7 @@ def save_encoder(
     tensors = {f"encoder.{name}": value.contiguous() for name, value in encoder.items()}
     tensors |= {f"tokenizer.{name}": value.contiguous() for name, value in tokenizer.items()}
     about = {"format": FORMAT, "config": json.dumps(asdict(config)), "note": note}
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write_tensors(temporary, tensors, about)

@@ -304,6 +304,9 @@ def test_labels_of_a_task(records: ECGRecords) -> None:
     assert own is not None and own.rows.all() and len(own.classes) == 6
 
 
+WIDE_WINDOW = {"evaluate.finetune": True, "evaluate.window": 20.0, "evaluate.stride": 1.0}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -322,6 +325,13 @@ def test_labels_of_a_task(records: ECGRecords) -> None:
         ({"evaluate.untrained": 0}, r"evaluate\.untrained = 0"),
         ({"evaluate.task": "superdiagnostic"}, r"labels of the task 'superdiagnostic'"),
         ({"evaluate.counts": (99,)}, r"evaluate\.counts = \(99,\): there are 30"),
+        ({"evaluate.counts": (1,)}, r"evaluate\.counts = 1; give at least 2"),
+        ({"evaluate.head_steps": 0}, r"evaluate\.head_steps = 0; give at least 1"),
+        ({"evaluate.mixup": -1.0}, r"evaluate\.mixup = -1\.0; give at least 0"),
+        ({"evaluate.kernels": 0}, r"evaluate\.kernels = 0"),
+        ({"evaluate.finetune_pooling": "max"}, r"evaluate\.finetune_pooling: 'max'"),
+        (WIDE_WINDOW, r"window = 20\.0 s; recordings are"),
+        ({"evaluate.rhythm": "nowhere.h5"}, r"no file nowhere\.h5"),
         ({"evaluate.attentive": True, "evaluate.window": 0.3}, r"evaluate\.window = 0\.3 s"),
     ],
 )
@@ -329,8 +339,40 @@ def test_complaints_come_before_training(
     settings: dict[str, Any], message: str, records: ECGRecords
 ) -> None:
     given = None if settings.get("data.path") == "" else records
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         ECGAdapter(changed(BASE, settings), None, given)
+
+
+def test_labels_that_decide_nothing_are_told_before_training(records: ECGRecords) -> None:
+    assert records.labels is not None
+    for fold, what in ((9, "choices"), (10, "scores")):
+        labels = records.labels.copy()
+        labels[records.fold == fold] = np.arange(6) == 0
+        with pytest.raises(ValueError, match=f"none of the 6 classes.*for {what}"):
+            ECGAdapter(BASE, None, replace(records, labels=labels))
+
+
+def test_without_evaluation_no_part_is_needed_for_scores(records: ECGRecords) -> None:
+    other = replace(records, fold=np.where(records.fold >= 9, 1, records.fold))
+    with pytest.raises(ValueError, match=r"no records are left for.*evaluate\.enabled False"):
+        ECGAdapter(BASE, None, other)
+    adapter = ECGAdapter(changed(BASE, {"evaluate.enabled": False}), None, other)
+    assert len(adapter) == len(records)
+
+
+def test_another_data_set_is_scored_with_the_encoders_constants(records: ECGRecords) -> None:
+    louder = replace(records, gain=records.gain / 3)
+    first, other = ECGAdapter(BASE, None, records), ECGAdapter(BASE, None, louder)
+    wanted = first.tokenizer.preprocess.std
+    assert not torch.allclose(other.tokenizer.preprocess.std, wanted)
+    other.adopt(first.tokenizer)
+    assert other.source.preprocess.std is wanted
+    raw = other.source.raw(np.array([0]))
+    assert torch.allclose(
+        other.tokenizer(raw).values,
+        first.tokenizer(first.source.raw(np.array([0])) * 3).values,
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize(

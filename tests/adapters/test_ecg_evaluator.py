@@ -24,7 +24,13 @@ from jepa_modalities.data.ecg.synthetic import RHYTHMS, synthetic_ecg, synthetic
 from jepa_modalities.eval.features import encode, pool
 from jepa_modalities.eval.macro_auc import macro_auc
 from jepa_modalities.eval.multilabel import linear_multilabel
-from jepa_modalities.eval.multilabel_head import AttentivePool, HeadRecipe, fit_head, predict
+from jepa_modalities.eval.multilabel_head import (
+    AttentivePool,
+    HeadRecipe,
+    fit_head,
+    over_crops,
+    predict,
+)
 from jepa_modalities.train.engine import untrained
 
 BASE = changed(
@@ -237,6 +243,33 @@ def test_fine_tuning_goes_on_from_the_probe(
     assert macro_auc(truth, predict(trained, crops, "test", single=False)) > 0.6
 
 
+def test_time_behind_the_end_of_a_record_counts_for_nothing(records: ECGRecords) -> None:
+    """A record of 3 s among 6 s: its crops lie inside, its empty windows are not averaged."""
+    short = replace(records, length=np.where(np.arange(96) % 3 == 0, 300, records.length))
+    adapter = ECGAdapter(changed(BASE, {"data.crop": 6.0}), None, short)
+    parts = evaluator.Parts.of(adapter.source, task_labels(short, "labels"))  # type: ignore[arg-type]
+    crops = evaluator.RecordCrops(parts, adapter.tokenizer, 100, 50)  # 2 s each, 5 windows
+    assert parts.train.samples == 300 and crops.num_windows("valid") == 5
+    rows = np.flatnonzero(parts.valid.rows % 3 == 0)
+    ended = crops.window("valid", 4).valid
+    assert ended is not None and not ended[rows].any()
+    model = untrained(BASE, adapter, 0).eval()
+
+    def pooled(tokens: Any) -> torch.Tensor:
+        return pool(model(tokens), "mean_std_max", tokens.valid)
+
+    found = over_crops(pooled, crops, "valid", torch.device("cpu"))
+    assert found.isfinite().all()
+    parts_of = torch.stack([pooled(crops.window("valid", n))[rows] for n in range(2)])
+    last = crops.window("valid", 2)
+    assert last.valid is not None and not last.valid[rows].all()  # 2 s to 4 s of 3 s
+    third = pooled(last)[rows]
+    expected = ((parts_of.sum(0) + third) / 3).double()
+    torch.testing.assert_close(found[rows], expected.detach(), atol=1e-5, rtol=1e-4)
+    drawn = crops.random(np.arange(len(parts.train)), torch.Generator().manual_seed(0))
+    assert drawn.valid is None or drawn.valid.all()
+
+
 def test_aami_classes() -> None:
     assert beat.aami(list("NLReAV/~+F")).tolist() == [*"NNNNSVQ", "", "", "F"]
 
@@ -259,6 +292,8 @@ def test_fibrillation_between_marks() -> None:
     )
     found = rhythm.fibrillating(notes, 50)
     assert np.flatnonzero(found).tolist() == [*range(10, 30), *range(40, 50)]
+    beats = Annotations(np.array([5, 12]), np.array(["N", "N"]), np.array(["", ""]))
+    assert not rhythm.fibrillating(beats, 50).any()  # beats without a rhythm mark
 
 
 def holter_records(folds: list[int]) -> ECGRecords:

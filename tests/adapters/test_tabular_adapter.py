@@ -134,6 +134,19 @@ def test_only_training_rows_are_fitted_and_fed() -> None:
     assert torch.equal(opened.values, pack(expected.transform(features.iloc[train])))
 
 
+def test_another_table_is_scored_with_the_encoders_scales_and_levels() -> None:
+    features = frame()
+    first = adapter(features)
+    other = features.iloc[::-1].reset_index(drop=True)
+    numbers = other.select_dtypes("number").columns
+    other[numbers] = other[numbers] * 10 + 3
+    opened = adapter(other)
+    opened.adopt(first.tokenizer)
+    train = other.iloc[np.flatnonzero(opened.table.split == "train")]
+    assert torch.equal(opened.values, pack(first.preprocess.transform(train)))
+    assert opened.config.shape == first.config.shape
+
+
 def test_shape_is_filled_from_the_data() -> None:
     opened = adapter(tokens__numeric="ple", tokens__bins=4)
     assert opened.config.shape.numeric == 4

@@ -245,8 +245,35 @@ def test_tables_name_their_leads(tmp_path: Path) -> None:
     )
 
 
+def test_what_is_odd_in_arrays_is_noted(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(4, 30, 3))
+    values[0] = np.nan  # left out
+    values[1, :, 2] = np.nan
+    values[2, 4, 0] = np.inf
+    done = prepare_arrays(values, tmp_path / "a.h5", fs=50, leads="I,foo,V1", name="odd")
+    assert done.skipped == (("odd-000000", "it has no valid sample in any lead"),)
+    assert set(done.notes) == {
+        "3 recordings, such as odd-000001: foo is no lead that we know; it is kept under this name",
+        "1 recording, such as odd-000001: lead V1 has no valid sample",
+        "1 recording, such as odd-000002: some samples are marked as invalid",
+        "1 recording, such as odd-000002: infinite samples are stored as missing",
+    }
+
+
 def test_faults_of_arrays(tmp_path: Path) -> None:
     values = np.zeros((2, 9, 3))
+    for wrong, message in (
+        ({"fs": float("inf"), "leads": "I,II,V1"}, "fs = inf"),
+        ({"fs": 100, "leads": "I,,V1"}, "one of the names is empty"),
+        ({"fs": 100, "leads": "I,II,V1", "unit": "furlong"}, "unit = 'furlong' is not one of mV"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepare_arrays(values, tmp_path / "a.h5", **wrong)
+    (tmp_path / "empty.npy").touch()
+    with pytest.raises(ValueError, match=r"empty\.npy cannot be read as a \.npy array of numbers"):
+        prepare_arrays(tmp_path / "empty.npy", tmp_path / "a.h5", fs=100, leads="I,II,V1")
+    with pytest.raises(ValueError, match=r"empty\.npy is no file of `jm prepare`"):
+        open_records(tmp_path / "empty.npy")
     with pytest.raises(ValueError, match=r"do not know their sampling rate.*--fs"):
         prepare_arrays(values, tmp_path / "a.h5", leads="I,II,V1")
     with pytest.raises(ValueError, match=r"does not name its leads.*--leads"):

@@ -130,6 +130,13 @@ def test_finished_files_are_kept_and_other_sources_noticed(folder: Path, tmp_pat
     assert again.resumed == 3 and again.files == first.files and out.stat().st_mtime_ns == before
     with pytest.raises(FileExistsError, match="was not made from these recordings"):
         prepare_wfdb(folder, out, name="another")
+    touched = folder / "b" / "one.dat"
+    os.utime(touched, ns=(before + 10**9, before + 10**9))
+    with pytest.raises(FileExistsError, match=r"one\.dat changed after .*own\.h5 was made.*--anew"):
+        prepare_wfdb(folder, out)
+    assert prepare_wfdb(folder, out, resume=False).resumed == 0  # made again
+    assert out.stat().st_mtime_ns > before and sha(out) == first.files[out]
+    os.utime(touched, ns=(before, before))
     (folder / "b" / "two.dat").unlink()
     with pytest.raises(FileExistsError, match="remove it or choose another name"):
         prepare_wfdb(folder, out)

@@ -84,6 +84,19 @@ def test_complaints() -> None:
         tiny().fit(np.where(x > 0.5, np.inf, x))
     with pytest.raises(ValueError, match="steps = -1"):
         tiny(steps=-1).fit(x)
+    for wrong, message in (
+        ({"steps": 2.5}, "steps = 2.5"),
+        ({"pooling": "max"}, "pooling = 'max': choose from"),
+        ({"unit": "furlong"}, "unit = 'furlong': choose from mV"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny(**wrong).fit(x)
+    with pytest.raises(ValueError, match="fs = inf: give the sampling rate"):
+        ECGJEPA(float("inf"), LEADS).fit(x)
+    with pytest.raises(ValueError, match="leads = 'I, II': give a list of names"):
+        ECGJEPA(100.0, "I, II").fit(x)
+    with pytest.raises(ValueError, match="no valid sample of the leads I, II, V1"):
+        tiny().fit(np.full_like(x, np.nan))
     with pytest.raises(ValueError, match="none of the 4 training records"):
         tiny(crop=8.0).fit(x)
 
@@ -96,6 +109,12 @@ def test_arrays_in_memory() -> None:
         back = records.physical(row).T
         assert np.array_equal(np.isnan(back), np.isnan(x[row]))
         assert np.nanmax(np.abs(back - x[row])) < np.nanmax(np.abs(x)) / 32_000
+    wild = x.copy()
+    wild[1, 2, 7] = 1e4  # one broken sample costs the other leads and records nothing
+    with pytest.warns(UserWarning, match="1 recordings reach more than 50 times.*number 1"):
+        records = in_memory(wild, 100.0, LEADS, "mV")
+    assert np.nanmax(np.abs(records.physical(0).T - x[0])) < np.nanmax(np.abs(x)) / 32_000
+    assert np.max(np.abs(records.physical(1).T[:2] - x[1, :2])) < np.nanmax(np.abs(x)) / 32_000
 
 
 def test_public_name() -> None:

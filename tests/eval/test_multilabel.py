@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from jepa_modalities.eval.arms import Arm
 from jepa_modalities.eval.macro_auc import aucs, macro_auc, resampled_macro, resamples
 from jepa_modalities.eval.multilabel import (
+    fit_multilabel,
     knn_multilabel,
     label_draws,
     linear_multilabel,
@@ -68,10 +69,39 @@ def test_resamples_hold_every_class() -> None:
         assert value == pytest.approx(np.mean(one))
 
 
-def test_too_rare_for_resamples() -> None:
-    """Of 60 classes with one record each, hardly any draw keeps all."""
-    with pytest.raises(ValueError, match="resamples of 61 rows hold all 60 classes"):
-        resamples(np.eye(61, 60), 20)
+def test_classes_that_hardly_any_resample_keeps() -> None:
+    """Of 60 classes with one record each; what a draw lacks is left out, for all arms alike."""
+    truth = np.eye(61, 60)
+    counts = resamples(truth, 20)
+    assert counts.shape == (20, 61) and ((counts @ truth) == 0).any(1).all()
+    scores = np.random.default_rng(0).normal(size=truth.shape)
+    found = resampled_macro(truth, scores, counts)
+    index = np.repeat(np.arange(61), counts[0].astype(int))
+    kept = [c for c in range(60) if c in index]
+    assert found[0] == pytest.approx(
+        np.mean([roc_auc_score(truth[index, c], scores[index, c]) for c in kept])
+    )
+    assert np.allclose(resampled_macro(truth, truth, counts), 1)
+
+
+def test_broken_scores_and_features_are_told() -> None:
+    x, y = made(30)
+    scores = np.zeros(y.shape)
+    scores[4, 1] = np.nan
+    with pytest.raises(ValueError, match="scores of 1 of 30 rows are NaN"):
+        macro_auc(y, scores)
+    x[3, 0] = np.nan
+    with pytest.raises(ValueError, match="train_x: the features of 1 of 20 rows are not finite"):
+        fit_multilabel(x[:20], y[:20])
+    with pytest.raises(ValueError, match=r"valid_x has shape \(10, .*valid_y \(9, 3\)"):
+        fit_multilabel(x[10:20], y[10:20], x[20:], y[21:])
+
+
+def test_labels_without_a_choice() -> None:
+    """No class has both: a model that says nothing."""
+    x, y = made(20)
+    model = fit_multilabel(x, np.ones_like(y), x, y)
+    assert (model.scores(x) == 0).all() and (model.weight == 0).all()
 
 
 def test_linear_probe_is_one_logistic_regression_per_label() -> None:

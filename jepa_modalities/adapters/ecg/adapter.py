@@ -75,6 +75,10 @@ class ECGAdapter:
     def __len__(self) -> int:
         return len(self.source)
 
+    def adopt(self, tokenizer: ECGTokenizer) -> None:
+        """Take over the constants of a trained encoder."""
+        self.tokenizer, self.source.preprocess = tokenizer, tokenizer.preprocess
+
     @property
     def blocks(self) -> Blocks | None:
         """Recordings that follow each other in the file, where they are not in memory."""

@@ -20,8 +20,15 @@ from jepa_modalities.adapters.ecg.source import ECGSource, Rows
 from jepa_modalities.adapters.ecg.task import Task, task_labels
 from jepa_modalities.adapters.ecg.tokenizer import ECGTokenizer
 from jepa_modalities.core.batch import Tokens
+from jepa_modalities.data.ecg.file import open_records
 from jepa_modalities.eval.arms import Arm, concatenate
-from jepa_modalities.eval.features import POOLINGS, FeatureCache, extract, fingerprint
+from jepa_modalities.eval.features import (
+    POOLINGS,
+    FeatureCache,
+    extract,
+    fingerprint,
+    unknown_poolings,
+)
 from jepa_modalities.eval.macro_auc import resample_count as count_of
 from jepa_modalities.eval.macro_auc import resamples
 from jepa_modalities.eval.multilabel import PROBES, intervals, score_multilabel
@@ -39,7 +46,8 @@ def check(config: ECGConfig) -> None:
     """Complain before any data are read about an evaluation that could not be done.
 
     Raises:
-        ValueError: unknown poolings or probes, no untrained control, or windows that do not fit.
+        ValueError: unknown poolings or probes, no untrained control, numbers that make no sense, or
+            windows that do not fit.
     """
     choice = config.evaluate
     for name, given, known in (
@@ -49,6 +57,21 @@ def check(config: ECGConfig) -> None:
     ):
         if unknown := [item for item in given if item not in known]:
             raise ValueError(f"evaluate.{name}: {unknown[0]!r} is not one of {', '.join(known)}")
+    tuned = choice.finetune_pooling
+    if tuned and unknown_poolings([tuned]):
+        raise ValueError(
+            f"evaluate.finetune_pooling: {tuned!r} is not one of {', '.join(POOLINGS)}, nor "
+            f"several of them joined by '+'"
+        )
+    for name, value, least in (
+        ("head_steps", choice.head_steps, 1),
+        ("head_batch", choice.head_batch, 2),
+        ("kernels", choice.kernels, 1),
+        ("mixup", choice.mixup, 0),
+        ("counts", min(choice.counts, default=2), 2),
+    ):
+        if value < least:
+            raise ValueError(f"evaluate.{name} = {value}; give at least {least}")
     if choice.untrained < 1:
         raise ValueError("evaluate.untrained = 0: no result without this control; give at least 1")
     if choice.attentive or choice.finetune:
@@ -60,18 +83,41 @@ def check_data(adapter: ECGAdapter) -> None:
     """Complain before training about labels that the evaluation would miss.
 
     Raises:
-        ValueError: no labels of the task, or fewer records than label efficiency asks for.
+        ValueError: no labels of the task in a part, fewer records than label efficiency asks for,
+            recordings shorter than the heads' windows.
+        FileNotFoundError: no file of the beat or rhythm task.
     """
     choice, data = adapter.config.evaluate, adapter.config.data
     task = task_labels(adapter.source.records, choice.task)
+    off = "set evaluate.enabled to False to pretrain only"
     if task is None:
+        own = "" if choice.task == "labels" else "set evaluate.task to 'labels' for its own, or "
         raise ValueError(
-            f"{data.path}: the probes need labels of the task {choice.task!r}; set evaluate.task "
-            f"to 'labels' for the file's own, or evaluate.enabled to False to pretrain only"
+            f"{data.path} holds no labels of the task {choice.task!r}, which the probes need; "
+            f"{own}{off}"
         )
-    have = int(task.rows[adapter.source.splits.train].sum())
-    if choice.counts and max(choice.counts) > have:
-        raise ValueError(f"evaluate.counts = {choice.counts}: there are {have} training records")
+    parts = Parts.of(adapter.source, task)
+    for name, what in (("train", "training"), ("valid", "choices"), ("test", "scores")):
+        y = parts.labels(name)
+        if not ((y.sum(0) > 0) & (y.sum(0) < len(y))).any():
+            raise ValueError(
+                f"{data.path}: none of the {y.shape[1]} classes of the task {choice.task!r} has "
+                f"both a positive and a negative among the {len(y)} records for {what}; change "
+                f"data.valid_fold, data.test_fold or evaluate.task, or {off}"
+            )
+    if choice.counts and max(choice.counts) > len(parts.train):
+        raise ValueError(
+            f"evaluate.counts = {choice.counts}: there are {len(parts.train)} training records"
+        )
+    if choice.attentive or choice.finetune:
+        window = in_samples(adapter.config, "evaluate.window", choice.window)
+        if window > parts.train.samples:
+            raise ValueError(
+                f"evaluate.window = {choice.window} s; recordings are compared on their first "
+                f"{parts.train.samples / adapter.config.preprocess.fs:g} s, give at most that"
+            )
+    for path in filter(None, (choice.beats, choice.rhythm)):
+        open_records(path)
 
 
 @dataclass
@@ -99,6 +145,11 @@ class Normalised:
             self.kept = self._read(self.rows)
         return self._read(self.rows[index]) if self.kept is None else self.kept[index]
 
+    @property
+    def lengths(self) -> Tensor:
+        """Samples that each recording has."""
+        return torch.from_numpy(self.source.samples[self.rows])
+
     def _read(self, rows: Rows) -> Tensor:
         raw = self.source.raw(rows, self.samples)
         group = self.source.group[torch.from_numpy(rows)]
@@ -121,7 +172,11 @@ class Parts:
         rows = [part[task.rows[part]] for part in vars(source.splits).values()]
         for name, part in zip(("training", "choices", "scores"), rows, strict=True):
             if not len(part):
-                raise ValueError(f"no records with labels of task {task.name!r} for {name}")
+                raise ValueError(
+                    f"no records with labels of task {task.name!r} for {name}: change "
+                    f"data.valid_fold, data.test_fold, data.holdout or evaluate.task, or set "
+                    f"evaluate.enabled to False"
+                )
         # Windows and pooled features need one length; recordings are compared on what all have,
         # but never on less than one crop.
         shortest = int(min(source.samples[part].min() for part in rows))
@@ -302,10 +357,12 @@ class RecordCrops:
             )
 
     def random(self, rows: NDArray[np.int64], generator: torch.Generator) -> Tokens:
-        """A random crop of each of these training records."""
+        """A random crop of each of these training records, within what is there of them."""
         values = self.parts.train[rows]
-        room = values.shape[2] - self.window_samples + 1
-        start = torch.randint(0, room, (len(rows), 1), generator=generator)
+        there = self.parts.train.lengths[torch.from_numpy(rows)].clamp(max=values.shape[2])
+        room = (there - self.window_samples + 1).clamp(min=1)
+        share = torch.rand(len(rows), generator=generator)
+        start = (share * room).long().minimum(room - 1)[:, None]
         index = start + torch.arange(self.window_samples)
         crop = values.gather(2, index[:, None].expand(-1, values.shape[1], -1))
         return self._tokens(crop)
@@ -328,7 +385,8 @@ class RecordCrops:
 def head_recipe(kind: str, config: ECGConfig) -> HeadRecipe:
     """The paper's settings of a head (ECG-JEPA, downstream protocol) at the run's step count.
 
-    Fine-tuning with `evaluate.finetune_pooling` starts from a probe instead and learns more gently.
+    Fine-tuning with `evaluate.finetune_pooling` starts from a probe instead, and learns more
+    gently, from half of `evaluate.head_batch` at a time.
     """
     choice = config.evaluate
     common = HeadRecipe(
@@ -352,7 +410,11 @@ def head_recipe(kind: str, config: ECGConfig) -> HeadRecipe:
     if not choice.finetune_pooling:
         return tuned
     return replace(
-        tuned, pooling=choice.finetune_pooling, lr=3e-4, layer_decay=0.75, batch_size=64
+        tuned,
+        pooling=choice.finetune_pooling,
+        lr=3e-4,
+        layer_decay=0.75,
+        batch_size=choice.head_batch // 2,
     )
 
 

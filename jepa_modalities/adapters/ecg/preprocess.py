@@ -118,7 +118,7 @@ class ECGPreprocess(nn.Module):
         Leads that no recording has keep mean 0 and std 1.
 
         Raises:
-            ValueError: a lead that never changes.
+            ValueError: a lead that never changes, or none that the recordings have.
         """
         rows = np.arange(len(records)) if rows is None else np.asarray(rows, np.int64)
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), FITTED)).round().astype(int)]
@@ -135,6 +135,12 @@ class ECGPreprocess(nn.Module):
                 square[number] += np.nansum(mine**2, (0, 2))
                 count[number] += (~np.isnan(mine)).sum((0, 2))
         seen = count > 0
+        if not seen.any():
+            raise ValueError(
+                f"the {len(rows):,} training records hold no valid sample of the leads "
+                f"{', '.join(config.leads)}; they have {', '.join(records.lead_names)}: name some "
+                f"of these in preprocess.leads"
+            )
         mean = total / np.maximum(count, 1)
         std = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean**2, 0))
         flat = seen & (std <= 1e-6 * (1 + np.abs(mean)))

@@ -42,7 +42,7 @@ def fibrillating(notes: Annotations, samples: int) -> NDArray[np.bool_]:
     marks = np.array([str(aux).startswith("(") for aux in notes.aux], bool)
     sample, aux = notes.sample[marks], notes.aux[marks]
     inside = np.zeros(samples, bool)
-    for start, end, name in zip(sample, [*sample[1:], samples], aux, strict=True):
+    for start, end, name in zip(sample, [*sample, samples][1:], aux, strict=True):
         inside[start:end] = str(name).startswith(FIBRILLATION)
     return inside
 

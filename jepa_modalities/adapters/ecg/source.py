@@ -43,7 +43,9 @@ class _Mixture(NamedTuple):
     members: Tensor
 
 
-def split_folds(records: ECGRecords, test_fold: int, valid_fold: int, holdout: float) -> Splits:
+def split_folds(
+    records: ECGRecords, test_fold: int, valid_fold: int, holdout: float, scored: bool = True
+) -> Splits:
     """Parts by the official folds, or by a hash of the patient where there are none.
 
     Without folds, a holdout of 0 makes all records training records: nothing can be scored then.
@@ -51,8 +53,15 @@ def split_folds(records: ECGRecords, test_fold: int, valid_fold: int, holdout: f
     Training rows are those of the folds below both; rows of sources without folds join them only
     where other rows have folds.
 
+    Args:
+        records: of the run.
+        test_fold: official fold for scores.
+        valid_fold: official fold for choices.
+        holdout: share of the patients for each of the two where there are no folds.
+        scored: whether there will be scores; otherwise only training records are needed.
+
     Raises:
-        ValueError: a part would be empty, or the two folds are the same.
+        ValueError: a part that is needed would be empty, or the two folds are the same.
     """
     fold = records.fold
     if (fold > 0).any():
@@ -73,11 +82,12 @@ def split_folds(records: ECGRecords, test_fold: int, valid_fold: int, holdout: f
         parts = [place >= 2 * holdout, place < holdout, (place >= holdout) & (place < 2 * holdout)]
     rows = [np.flatnonzero(part) for part in parts]
     for name, part in zip(("training", "choices", "scores"), rows, strict=True):
-        if not len(part):
+        if not len(part) and (scored or name == "training"):
             raise ValueError(
                 f"no records are left for {name}: folds {sorted(set(fold.tolist()))} with "
                 f"data.valid_fold = {valid_fold} and data.test_fold = {test_fold}; change them, or "
-                f"data.holdout where the file has no folds"
+                f"data.holdout where the file has no folds, or pretrain only: "
+                f"evaluate.enabled False"
             )
     return Splits(*rows)
 
@@ -129,7 +139,10 @@ class ECGSource:
         self.config = config
         self.records = open_source(config) if records is None else records
         data = config.data
-        self.splits = split_folds(self.records, data.test_fold, data.valid_fold, data.holdout)
+        scored = config.evaluate.enabled
+        self.splits = split_folds(
+            self.records, data.test_fold, data.valid_fold, data.holdout, scored
+        )
         self.crop = in_samples(config, "data.crop", data.crop)
         self.samples = num_samples(self.records, config.preprocess)
         # Shorter records cannot fill a crop: left out of pretraining, as published.

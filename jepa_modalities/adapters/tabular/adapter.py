@@ -55,31 +55,40 @@ class TabularAdapter:
             data.path, data.target, data.split, data.task, data.categorical, data.dates, data.drop
         )
         train = self.table.frame.iloc[self.table.rows("train")]
-        self.preprocess = TablePreprocess.fit(
-            train, data.numeric, self.table.categorical, data.max_levels
-        )
-        self.tokenizer = TableTokenizer(self.preprocess)
-        arrays = self.preprocess.transform(train)
-        self.values = pack(arrays)
+        process = TablePreprocess.fit(train, data.numeric, self.table.categorical, data.max_levels)
+        self.config = config
+        self._resident: Tensor | None = None
+        self.adopt(TableTokenizer(process))
+        check(self.config)
+        build_masker(self.config, self.geometry)
+        self.stream = None if blocks is None else StreamedRows(config, blocks, self.preprocess)
+        if config.evaluate.enabled and self.table.target is not None:
+            from jepa_modalities.adapters.tabular.evaluator import check as check_evaluation
+
+            check_evaluation(self)
+
+    def adopt(self, tokenizer: TableTokenizer) -> None:
+        """Fill in what follows from fitted scales and levels, this table's or an encoder's.
+
+        Raises:
+            ValueError: columns that the table lacks.
+        """
+        self.tokenizer, self.preprocess = tokenizer, tokenizer.preprocess
+        arrays = self.preprocess.transform(self.table.frame.iloc[self.table.rows("train")])
+        self.values, self._resident = pack(arrays), None
         self.edges = [
-            torch.from_numpy(edge).float() for edge in bin_edges(arrays.numeric, config.tokens.bins)
+            torch.from_numpy(edge).float()
+            for edge in bin_edges(arrays.numeric, self.config.tokens.bins)
         ]
-        bins = [len(edge) - 1 for edge in self.edges] if config.tokens.numeric == "ple" else []
+        ple = self.config.tokens.numeric == "ple"
+        bins = [len(edge) - 1 for edge in self.edges] if ple else []
         self.config = replace(
-            config,
+            self.config,
             shape=TableShape(
                 len(self.preprocess.numeric_names), self.preprocess.cardinalities, tuple(bins)
             ),
         )
         self.geometry = geometry(self.config)
-        check(self.config)
-        build_masker(self.config, self.geometry)
-        self.stream = None if blocks is None else StreamedRows(config, blocks, self.preprocess)
-        self._resident: Tensor | None = None
-        if config.evaluate.enabled and self.table.target is not None:
-            from jepa_modalities.adapters.tabular.evaluator import check as check_evaluation
-
-            check_evaluation(self)
 
     def __len__(self) -> int:
         return len(self.values if self.stream is None else self.stream)

@@ -41,12 +41,17 @@ def open_records(path: str | Path | Sequence[str | Path]) -> ECGRecords:
     given = [path] if isinstance(path, str | Path) else list(path)
     files: list[Path] = []
     for item in given:
-        there = [Path(item)] if Path(item).is_file() else [Path(p) for p in sorted(glob(str(item)))]
+        there = [Path(item)] if Path(item).exists() else [Path(p) for p in sorted(glob(str(item)))]
         if not there:
             raise FileNotFoundError(
                 f"no file {item}; make one with `jm prepare ptbxl|cinc2021|wfdb|... SOURCE {item}`"
             )
         files += there
+    if strange := [f for f in files if f.suffix not in (".h5", ".hdf5")]:
+        raise ValueError(
+            f"{strange[0]} is no file of `jm prepare`, whose names end in .h5; make one with "
+            f"`jm prepare arrays|wfdb|... {strange[0]} OUT.h5`"
+        )
     parts = [_open(file) for file in files]
     return parts[0] if len(parts) == 1 else _joined(parts)
 
@@ -55,7 +60,7 @@ def memory_records(
     signals: NDArray[np.int16],
     fs: float,
     leads: Sequence[str],
-    gain: float,
+    gain: float | NDArray[np.float64],
     *,
     unit: str = "mV",
     source: str = "memory",
@@ -69,7 +74,7 @@ def memory_records(
         signals: int16 (records, samples, leads).
         fs: Hz.
         leads: standard names.
-        gain: integers per unit.
+        gain: integers per unit; one for all, or (records, leads).
         unit: of the signals.
         source: data set.
         labels: uint8 (records, classes).
@@ -96,7 +101,7 @@ def memory_records(
         length=np.full(count, length),
         lead_names=tuple(leads),
         lead_index=np.tile(np.arange(width), (count, 1)),
-        gain=np.full((count, width), float(gain)),
+        gain=np.array(np.broadcast_to(gain, (count, width)), np.float64),
         baseline=np.zeros((count, width)),
         unit=np.full((count, width), unit),
         labels=labels,

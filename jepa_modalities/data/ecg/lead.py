@@ -15,6 +15,7 @@ _SPELLING = {name.lower(): name for name in KNOWN_LEADS} | {
     "diii": "III",
     "ml2": "MLII",
 }
+UNITS = ("mV", "uV", "V", "NU")
 _UNITS = {"mv": "mV", "millivolt": "mV", "uv": "uV", "microvolt": "uV", "v": "V", "nu": "NU"}
 # Factor to millivolts. NU, "no unit", marks normalised signals; it is no voltage.
 MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "V": 1e3}

@@ -116,6 +116,11 @@ def _notes(
 ) -> Iterator[str]:
     if any(line.checksum is None for line in lines):
         yield "the header has no checksums, so the samples could not be verified"
+    yield from sample_notes(signal, leads)
+
+
+def sample_notes(signal: NDArray[np.int16], leads: Sequence[str]) -> Iterator[str]:
+    """What a user may want to know of the samples (samples, leads) of a recording."""
     for lead in leads:
         if lead not in KNOWN_LEADS:
             yield f"{lead} is no lead that we know; it is kept under this name"

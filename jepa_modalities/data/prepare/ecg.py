@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jepa_modalities.data.ecg.annotation import AnnotationFile
+from jepa_modalities.data.ecg.layout import INVALID
 from jepa_modalities.data.ecg.wfdb import Recording
 from jepa_modalities.data.prepare.part import (
     Entry,
@@ -122,12 +123,12 @@ def prepare_recordings(
         out: path of the .h5 file.
         on_error: bad recordings are left out and listed, or stop with a list of their names.
         workers: processes that read; small sources need only one.
-        resume: go on with a part from an interrupted call, or begin anew.
+        resume: go on with a part from an interrupted call and keep a finished file, or begin anew.
         compress: shuffle and gzip: about half the size, a quarter of the reading speed.
         progress: called with (name of the file, recordings done, recordings in all).
 
     Raises:
-        FileExistsError: `out` was made from something else.
+        FileExistsError: `out` was made from something else, or from files that changed since.
         ValueError: nothing to read, bad recordings, or a source that changed since the part began.
     """
     out = Path(out)
@@ -158,9 +159,16 @@ def prepare_recordings(
                 f"{out} exists already and was not made from these recordings with these settings; "
                 f"remove it or choose another name"
             )
-        # What a kill between the last two steps left behind is of no use.
-        shutil.rmtree(part_folder(out), ignore_errors=True)
-        return Prepared({out: _digest(out)}, known[0], known[1], known[0])
+        newer = _changed_since(source, out.stat().st_mtime_ns)
+        if newer is not None and resume:
+            raise FileExistsError(
+                f"{newer} changed after {out} was made from it; make it again (--anew, "
+                f"resume=False), or remove {out.name}"
+            )
+        if resume:
+            # What a kill between the last two steps left behind is of no use.
+            shutil.rmtree(part_folder(out), ignore_errors=True)
+            return Prepared({out: _digest(out)}, known[0], known[1], known[0])
     out.parent.mkdir(parents=True, exist_ok=True)
     if len(source.items) <= SMALL * COMMIT:
         workers = 1  # starting processes would cost more than they save
@@ -222,6 +230,15 @@ def _fingerprint(source: Source, settings: Mapping[str, Any]) -> str:
         digest.update(json.dumps([*known, item.age, item.sex, sizes]).encode())
     digest.update(json.dumps([source.missing, dict(source.about)]).encode())
     return digest.hexdigest()
+
+
+def _changed_since(source: Source, made: int) -> Path | None:
+    """A file of the source that is newer than this time in ns."""
+    for item in source.items:
+        for file, state in zip(item.files, _states(item), strict=True):
+            if state is not None and state[1] > made:
+                return file
+    return None
 
 
 def _states(item: Item) -> list[list[int] | None]:
@@ -322,6 +339,8 @@ def read_item(reader: Reader, item: Item) -> Result:
         found = reader(item)
         if found.recording.signal.size == 0:
             raise ValueError("it has no samples")
+        if (found.recording.signal == INVALID).all():
+            raise ValueError("it has no valid sample in any lead")
     except Exception as error:  # files break in many ways: each is a reason to list
         # Without folders, so that every call gives the same file.
         reason = str(error) or type(error).__name__

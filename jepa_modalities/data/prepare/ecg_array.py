@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_modalities.data.container import open_container
-from jepa_modalities.data.ecg.lead import unit_name
+from jepa_modalities.data.ecg.lead import UNITS, unit_name
 from jepa_modalities.data.ecg.quantise import quantised
-from jepa_modalities.data.ecg.wfdb import Recording, unique_leads
+from jepa_modalities.data.ecg.wfdb import Recording, sample_notes, unique_leads
 from jepa_modalities.data.prepare.ecg import (
     Item,
     OnError,
@@ -84,14 +84,18 @@ def prepare_arrays(
         progress: see `prepare_recordings`.
 
     Raises:
-        ValueError: no rate, or leads that do not fit the arrays.
+        ValueError: no rate, an unknown unit, or leads that do not fit the arrays.
         FileNotFoundError: no such file or folder.
     """
-    if fs is None or not fs > 0:
+    if fs is None or not 0 < fs < float("inf"):
         raise ValueError(f"fs = {fs}; arrays do not know their sampling rate: give it in Hz (--fs)")
     if not gain > 0:
         raise ValueError(f"gain = {gain}; expected integers per unit, above 0")
     names = [text.strip() for text in leads.split(",")] if isinstance(leads, str) else leads
+    if names is not None and not all(names):
+        raise ValueError(f"leads = {', '.join(names)!r}: one of the names is empty")
+    if unit_name(unit) not in UNITS:
+        raise ValueError(f"unit = {unit!r} is not one of {', '.join(UNITS)}")
     known = None if names is None else unique_leads(list(names), "leads")
     meaning = _Meaning(known, float(fs), unit_name(unit), float(gain))
     settings: dict[str, Any] = {
@@ -129,7 +133,8 @@ def _in_files(
     if not path.is_file():
         raise FileNotFoundError(f"{path} is neither a file nor a folder")
     if path.suffix == ".npy":
-        shape = np.load(path, "r").shape
+        with refusing(path, "a .npy array of numbers", "save numbers with numpy.save"):
+            shape = np.load(path, "r").shape
     elif path.suffix in (".h5", ".hdf5"):
         key = key or _only_dataset(path)
         with open_container(path) as container:
@@ -256,8 +261,18 @@ def _recording(table: Any, meaning: _Meaning) -> Read:
         signal, gains = values.astype(np.int16), (meaning.gain,) * len(leads)
     width = len(leads)
     digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    notes = list(sample_notes(signal, leads))
+    if values.dtype.kind == "f" and np.isinf(values).any():
+        notes.append("infinite samples are stored as missing")
     return Read(
         Recording(
-            signal, meaning.fs, leads, gains, (0,) * width, (meaning.unit,) * width, sha256=digest
+            np.ascontiguousarray(signal),
+            meaning.fs,
+            leads,
+            gains,
+            (0,) * width,
+            (meaning.unit,) * width,
+            sha256=digest,
+            notes=tuple(notes),
         )
     )
