@@ -36,14 +36,10 @@ from torch import nn
 from jepa_modalities import api
 from jepa_modalities.adapters.ecg.adapter import ECGAdapter
 from jepa_modalities.adapters.ecg.config import ECGConfig
-from jepa_modalities.adapters.ecg.evaluator import (
-    Parts,
-    RecordCrops,
-    control_arms,
-    head_recipe,
-    tokens_of,
-)
+from jepa_modalities.adapters.ecg.evaluator import control_arms
+from jepa_modalities.adapters.ecg.head import RecordCrops, head_recipe
 from jepa_modalities.adapters.ecg.model import in_samples
+from jepa_modalities.adapters.ecg.part import Parts, tokens_of
 from jepa_modalities.adapters.ecg.task import task_labels
 from jepa_modalities.config import changed
 from jepa_modalities.eval.arms import Arm, concatenate

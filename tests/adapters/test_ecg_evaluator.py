@@ -11,9 +11,11 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from jepa_modalities.adapters.ecg import beat, evaluator, holter, picture, rhythm, trace
+from jepa_modalities.adapters.ecg import beat, holter, picture, rhythm, trace
 from jepa_modalities.adapters.ecg.adapter import ECGAdapter
 from jepa_modalities.adapters.ecg.config import ECGConfig, ECGData, ECGEncoder, ECGPredictor
+from jepa_modalities.adapters.ecg.head import RecordCrops
+from jepa_modalities.adapters.ecg.part import Parts, tokens_of
 from jepa_modalities.adapters.ecg.preprocess import PreprocessConfig
 from jepa_modalities.adapters.ecg.task import task_labels
 from jepa_modalities.config import changed
@@ -137,8 +139,8 @@ def test_seven_crops_of_ten_seconds() -> None:
     adapter = ECGAdapter(changed(BASE, {"evaluate.counts": ()}), None, ten)
     task = task_labels(ten, "labels")
     assert task is not None
-    parts = evaluator.Parts.of(adapter.source, task)
-    crops = evaluator.RecordCrops(parts, adapter.tokenizer, 120, 60)
+    parts = Parts.of(adapter.source, task)
+    crops = RecordCrops(parts, adapter.tokenizer, 120, 60)
     assert crops.num_windows("test") == 7  # 2.4 s and 1.2 s at 50 Hz
     whole = adapter.tokenizer.tokens(parts.test[slice(0, 6)]).values
     for number in range(7):
@@ -160,10 +162,10 @@ def test_short_records_are_padded_to_a_crop(records: ECGRecords) -> None:
     adapter = ECGAdapter(BASE, None, shorter)
     task = task_labels(shorter, "labels")
     assert task is not None
-    parts = evaluator.Parts.of(adapter.source, task)
+    parts = Parts.of(adapter.source, task)
     assert parts.test.samples == 200
     row = int(np.flatnonzero(parts.test.rows == 90)[0])
-    tokens = evaluator.tokens_of(adapter.tokenizer, parts.test[slice(0, 24)])
+    tokens = tokens_of(adapter.tokenizer, parts.test[slice(0, 24)])
     assert tokens.valid is not None
     assert tokens.valid[row].tolist() == [True] * 13 + [False] * 7  # 2.5 s of 4 s
 
@@ -191,8 +193,8 @@ def test_heads_learn_and_leave_the_encoder_alone(
 ) -> None:
     task = task_labels(adapter.source.records, "labels")
     assert task is not None
-    parts = evaluator.Parts.of(adapter.source, task)
-    crops = evaluator.RecordCrops(parts, adapter.tokenizer, 100, 50)
+    parts = Parts.of(adapter.source, task)
+    crops = RecordCrops(parts, adapter.tokenizer, 100, 50)
     model = encoders["encoder"][0]
     before = {k: v.clone() for k, v in model.state_dict().items()}
     recipe = HeadRecipe(
@@ -220,8 +222,8 @@ def test_fine_tuning_goes_on_from_the_probe(
     """At step 0 the scores are those of logistic regression on features averaged over crops."""
     task = task_labels(adapter.source.records, "labels")
     assert task is not None
-    parts = evaluator.Parts.of(adapter.source, task)
-    crops = evaluator.RecordCrops(parts, adapter.tokenizer, 100, 50)
+    parts = Parts.of(adapter.source, task)
+    crops = RecordCrops(parts, adapter.tokenizer, 100, 50)
     model = encoders["encoder"][0]
     y, valid, truth = map(parts.labels, ("train", "valid", "test"))
     start = HeadRecipe(finetune=True, steps=0, pooling="all_hidden_mean_std_max")
@@ -247,8 +249,8 @@ def test_time_behind_the_end_of_a_record_counts_for_nothing(records: ECGRecords)
     """A record of 3 s among 6 s: its crops lie inside, its empty windows are not averaged."""
     short = replace(records, length=np.where(np.arange(96) % 3 == 0, 300, records.length))
     adapter = ECGAdapter(changed(BASE, {"data.crop": 6.0}), None, short)
-    parts = evaluator.Parts.of(adapter.source, task_labels(short, "labels"))  # type: ignore[arg-type]
-    crops = evaluator.RecordCrops(parts, adapter.tokenizer, 100, 50)  # 2 s each, 5 windows
+    parts = Parts.of(adapter.source, task_labels(short, "labels"))  # type: ignore[arg-type]
+    crops = RecordCrops(parts, adapter.tokenizer, 100, 50)  # 2 s each, 5 windows
     assert parts.train.samples == 300 and crops.num_windows("valid") == 5
     rows = np.flatnonzero(parts.valid.rows % 3 == 0)
     ended = crops.window("valid", 4).valid

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_modalities.adapters.ecg.config import ECGConfig
-from jepa_modalities.adapters.ecg.evaluator import tokens_of
+from jepa_modalities.adapters.ecg.part import tokens_of
 from jepa_modalities.adapters.ecg.preprocess import (
     ECGPreprocess,
     PreprocessConfig,
