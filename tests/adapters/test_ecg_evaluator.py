@@ -133,6 +133,14 @@ def test_scores_are_of_the_test_part(adapter: ECGAdapter, metrics: dict[str, flo
     assert metrics["bar/linear/macro_auc"] == pytest.approx(macro_auc(truth, curves["bar"]))
 
 
+def cropped(adapter: ECGAdapter) -> tuple[Parts, RecordCrops]:
+    """The labelled parts, in crops of 2 s every second."""
+    task = task_labels(adapter.source.records, "labels")
+    assert task is not None
+    parts = Parts.of(adapter.source, task)
+    return parts, RecordCrops(parts, adapter.tokenizer, 100, 50)
+
+
 def test_seven_crops_of_ten_seconds() -> None:
     """2.5 s every 1.25 s (ECG-JEPA, downstream protocol)."""
     ten = synthetic_records(12, 6, fs=100.0, seconds=10.0)
@@ -191,10 +199,7 @@ def test_attentive_pool_by_a_loop() -> None:
 def test_heads_learn_and_leave_the_encoder_alone(
     adapter: ECGAdapter, encoders: dict[str, list[torch.nn.Module]], finetune: bool
 ) -> None:
-    task = task_labels(adapter.source.records, "labels")
-    assert task is not None
-    parts = Parts.of(adapter.source, task)
-    crops = RecordCrops(parts, adapter.tokenizer, 100, 50)
+    parts, crops = cropped(adapter)
     model = encoders["encoder"][0]
     before = {k: v.clone() for k, v in model.state_dict().items()}
     recipe = HeadRecipe(
@@ -220,10 +225,7 @@ def test_fine_tuning_goes_on_from_the_probe(
     adapter: ECGAdapter, encoders: dict[str, list[torch.nn.Module]]
 ) -> None:
     """At step 0 the scores are those of logistic regression on features averaged over crops."""
-    task = task_labels(adapter.source.records, "labels")
-    assert task is not None
-    parts = Parts.of(adapter.source, task)
-    crops = RecordCrops(parts, adapter.tokenizer, 100, 50)
+    parts, crops = cropped(adapter)
     model = encoders["encoder"][0]
     y, valid, truth = map(parts.labels, ("train", "valid", "test"))
     start = HeadRecipe(finetune=True, steps=0, pooling="all_hidden_mean_std_max")
@@ -249,8 +251,7 @@ def test_time_behind_the_end_of_a_record_counts_for_nothing(records: ECGRecords)
     """A record of 3 s among 6 s: its crops lie inside, its empty windows are not averaged."""
     short = replace(records, length=np.where(np.arange(96) % 3 == 0, 300, records.length))
     adapter = ECGAdapter(changed(BASE, {"data.crop": 6.0}), None, short)
-    parts = Parts.of(adapter.source, task_labels(short, "labels"))  # type: ignore[arg-type]
-    crops = RecordCrops(parts, adapter.tokenizer, 100, 50)  # 2 s each, 5 windows
+    parts, crops = cropped(adapter)  # 2 s each, 5 windows
     assert parts.train.samples == 300 and crops.num_windows("valid") == 5
     rows = np.flatnonzero(parts.valid.rows % 3 == 0)
     ended = crops.window("valid", 4).valid
