@@ -1,14 +1,16 @@
 """One training step of any modality: its phases, and the same step in the plain formulation.
 
-    OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 python benchmarks/step.py --threads 1
-    python benchmarks/step.py --modality image --device cuda --precision bf16
+    OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 python benchmarks/step.py --threads 1 --each
+    python benchmarks/step.py --modality image --device cuda --precision bf16 --compile
 
-The plain formulation has the same networks, weights and batch, and computes the same loss (checked
-before anything is timed), written the way published code is: masks from a Python loop over samples,
-all patches embedded and then gathered, attention with its matrix laid out, the predictor's last
-block computed for context tokens too, AdamW and EMA parameter by parameter, and the loss read by
-the host at every step. Both take turns in one process. On the CPU process seconds count, on a GPU
-wall time; "ratio" is plain / ours, of the minima and as the median over pairs.
+The plain formulation (`plain.py`) has the same networks, weights and batch, and computes the same
+loss (checked before anything is timed), written the way published code is: masks from a Python
+loop over samples, all patches embedded and then gathered, attention with its matrix laid out, the
+predictor's last block computed for context tokens too, AdamW and EMA parameter by parameter, and
+the loss read by the host at every step. `--each` adds ours with one of these plain at a time: what
+each is worth. `--compile` adds ours with compiled blocks. All take turns in one process. On the CPU
+process seconds count, on a GPU wall time; ratios are the other / ours, of the minima and as the
+median over rounds.
 """
 
 from __future__ import annotations
@@ -24,24 +26,25 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from evidence import about
-from torch import Generator, Tensor, nn
+from plain import PARTS, LoopedMasker, RecordedMasker, plain
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from jepa_modalities import api
 from jepa_modalities.adapters.base import build_jepa, build_masker
 from jepa_modalities.config import changed
-from jepa_modalities.core import block
 from jepa_modalities.core.draw import Draw
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.core.registry import adapters
+from jepa_modalities.train.engine import compile_blocks
 from jepa_modalities.train.hardware import product_rate
 from jepa_modalities.train.optim import gradient_norm, guarded_step, optimiser
 
@@ -53,88 +56,8 @@ RECIPES = {
     "sar": "sar_target_mstar_tiny_cpu",
 }
 RATE, LR, DECAY = 0.004, 1e-4, 0.05
+WARM = 3  # untimed steps of each
 PHASES = ("data and masks", "target", "context", "predictor", "backward", "optimiser", "EMA")
-
-
-# --- the plain formulation -----------------------------------------------------------------------
-
-
-def plain_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Attention whose matrix is laid out."""
-    logits = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-    if bias is not None:
-        logits = logits.masked_fill(~bias, -math.inf) if bias.dtype == torch.bool else logits + bias
-    return logits.softmax(-1) @ v
-
-
-def plain_block(self: Any, x: Tensor, bias: Any = None, tail: Any = None, **more: Any) -> Tensor:
-    """Every token goes through the whole block."""
-    out: Tensor = _block(self, x, bias, None, **more)
-    return out
-
-
-_block = block.Block.forward
-
-
-@contextlib.contextmanager
-def plain() -> Iterator[None]:
-    """The networks in the plain formulation, while this lasts."""
-    with (
-        mock.patch.object(block, "attend", plain_attend),
-        mock.patch.object(block.Block, "forward", plain_block),
-    ):
-        yield
-
-
-class LoopedMasker:
-    """As many permutations per sample as its masks have parts, drawn in a Python loop.
-
-    Args:
-        like: the vectorised masker's masks; those of the step before give the shapes.
-    """
-
-    def __init__(self, like: RecordedMasker) -> None:
-        self.like = like
-
-    def __call__(self, batch_size: int, generator: Generator, valid: Tensor | None = None) -> Masks:
-        """Masks of the shapes last seen; not contiguous, which costs the network the same."""
-        last, tokens = self.like.last, self.like.tokens
-        seen, (blocks, count) = last.context.shape[1:], last.targets.shape[1:]
-        contexts, targets = [], []
-        for _ in range(batch_size):
-            contexts.append(
-                torch.stack(
-                    [torch.randperm(tokens, generator=generator)[: seen[1]] for _ in range(seen[0])]
-                )
-            )
-            targets.append(
-                torch.stack(
-                    [torch.randperm(tokens, generator=generator)[:count] for _ in range(blocks)]
-                )
-            )
-        made = copy.copy(last)
-        for name, parts in (("context", contexts), ("targets", targets)):
-            object.__setattr__(made, name, torch.stack(parts))
-        return made
-
-
-class RecordedMasker:
-    """The vectorised masker; remembers its last masks.
-
-    Args:
-        masker: draws them.
-        tokens: of a sample.
-    """
-
-    def __init__(self, masker: Any, tokens: int) -> None:
-        self.masker, self.tokens = masker, tokens
-        self.last: Masks = masker(2, Generator().manual_seed(0))
-
-    def __call__(self, batch_size: int, generator: Generator, valid: Tensor | None = None) -> Masks:
-        """Its masks."""
-        more = {} if valid is None else {"valid": valid}
-        self.last = self.masker(batch_size, generator, **more)
-        return self.last
 
 
 # --- one step ------------------------------------------------------------------------------------
@@ -149,7 +72,8 @@ class System:
         masker: draws the masks.
         device: where.
         dtype: of the matrix products.
-        formulation: "ours" or "plain".
+        parts: what is plain, of `plain.PARTS`.
+        compiled: compile the blocks, as `train.compile` does.
     """
 
     def __init__(
@@ -159,15 +83,19 @@ class System:
         masker: Any,
         device: torch.device,
         dtype: Any,
-        formulation: str,
+        parts: Collection[str] = (),
+        compiled: bool = False,
     ) -> None:
         self.adapter, self.masker, self.device, self.dtype = adapter, masker, device, dtype
-        self.jepa, self.plain = jepa.to(device).train(), formulation == "plain"
+        self.jepa, self.parts = jepa.to(device).train(), parts
+        if compiled:
+            compile_blocks(jepa)
         self.parameters = [p for p in jepa.parameters() if p.requires_grad]
         self.optimiser: torch.optim.Optimizer = optimiser(jepa)
-        if self.plain:
+        if "embed" in parts:
             jepa.encoder.embed.own_weights = True  # embeds everything, then gathers
             jepa.teacher.embed.own_weights = True
+        if "optimiser" in parts:
             groups = [{k: g[k] for k in ("params", "decayed")} for g in self.optimiser.param_groups]
             self.optimiser = torch.optim.AdamW(groups, foreach=False, fused=False)
         for group in self.optimiser.param_groups:
@@ -196,9 +124,8 @@ class System:
 
     def loss(self, batch: Any, masks: Masks) -> Any:
         """Forward pass."""
-        form = plain() if self.plain else contextlib.nullcontext()
         on = self.dtype != torch.float32
-        with form, torch.autocast(self.device.type, self.dtype, enabled=on):
+        with plain(self.parts), torch.autocast(self.device.type, self.dtype, enabled=on):
             return self.jepa(batch, masks).loss
 
     def step(self) -> None:
@@ -209,7 +136,7 @@ class System:
         with self.phase("backward"):
             loss.backward()
         with self.phase("optimiser"):
-            if self.plain:
+            if "optimiser" in self.parts:
                 loss.item()
                 norm = torch.nn.utils.clip_grad_norm_(
                     self.parameters, self.clip or math.inf, foreach=False
@@ -221,7 +148,7 @@ class System:
                 guarded_step(self.optimiser, gradient_norm(self.parameters), self.clip)
                 self.optimiser.zero_grad(set_to_none=True)
         with self.phase("EMA"), torch.no_grad():
-            if self.plain:
+            if "optimiser" in self.parts:
                 pairs = zip(
                     self.jepa.teacher.parameters(), self.jepa.encoder.parameters(), strict=True
                 )
@@ -271,7 +198,7 @@ def clock(device: torch.device) -> float:
 def systems(
     own: argparse.Namespace, recipe: str, device: torch.device, dtype: Any
 ) -> dict[str, System]:
-    """Ours and the plain formulation, from the same weights."""
+    """Ours, the plain formulation, and what lies between, all from the same weights."""
     settings: dict[str, Any] = {"evaluate.enabled": False}
     given = {"train.batch_size": own.batch, "data.path": own.data}
     settings |= {name: value for name, value in given.items() if value is not None}
@@ -282,26 +209,32 @@ def systems(
     torch.manual_seed(0)
     jepa = build_jepa(config, adapter)
     masker = RecordedMasker(build_masker(config, adapter.geometry), adapter.geometry.num_tokens)
-    looped: Any = LoopedMasker(masker)
-    twin = copy.deepcopy(jepa)
-    return {
-        "ours": System(adapter, jepa, masker, device, dtype, "ours"),
-        "plain": System(adapter, twin, looped, device, dtype, "plain"),
-    }
+
+    def system(parts: Collection[str] = (), compiled: bool = False) -> System:
+        drawn: Any = LoopedMasker(masker) if "masks" in parts else masker
+        return System(adapter, copy.deepcopy(jepa), drawn, device, dtype, parts, compiled)
+
+    found = {"ours": system(), "plain": system(tuple(PARTS))}
+    if own.each:
+        found |= {part: system((part,)) for part in PARTS}
+    if own.compile:
+        found["compiled"] = system(compiled=True)
+    return found
 
 
-def same_loss(both: dict[str, System]) -> float:
-    """Relative difference of the two losses on one batch.
+def same_loss(every: dict[str, System]) -> float:
+    """Largest relative difference of the losses on one batch.
 
     Raises:
         RuntimeError: they compute different things.
     """
-    batch, masks = both["ours"].batch()
-    ours, other = (system.loss(batch, masks).item() for system in both.values())
-    both["ours"].number = 0
-    difference = abs(ours - other) / abs(ours)
-    if difference > (1e-4 if both["ours"].dtype == torch.float32 else 2e-2):
-        raise RuntimeError(f"losses differ: ours {ours}, plain {other}; a ratio would mean nothing")
+    batch, masks = every["ours"].batch()
+    losses = {name: system.loss(batch, masks).item() for name, system in every.items()}
+    every["ours"].number = 0
+    ours = losses["ours"]
+    difference = max(abs(ours - other) / abs(ours) for other in losses.values())
+    if difference > (1e-4 if every["ours"].dtype == torch.float32 else 2e-2):
+        raise RuntimeError(f"losses differ: {losses}; a ratio would mean nothing")
     return difference
 
 
@@ -348,21 +281,23 @@ def peak_memory(system: System) -> float:
 
 
 def measure(own: argparse.Namespace, recipe: str, device: torch.device, dtype: Any) -> Any:
-    """Times, ratio, phases and memory of one recipe."""
-    both = systems(own, recipe, device, dtype)
-    difference = same_loss(both)
-    flops = count(both["ours"])
+    """Times, ratios, phases and memory of one recipe."""
+    every = systems(own, recipe, device, dtype)
+    difference = same_loss(every)
+    flops = count(every["ours"])
     times: dict[str, list[float]] = defaultdict(list)
-    for system in both.values():
-        system.step()
+    for _ in range(WARM):
+        for system in every.values():
+            system.step()
     for _ in range(own.rounds):
-        for name, system in both.items():
+        for name, system in every.items():
             start = clock(device)
             system.step()
             times[name].append(clock(device) - start)
-    size = both["ours"].adapter.config.train.batch_size
-    ratios = [p / o for o, p in zip(times["ours"], times["plain"], strict=True)]
-    rate, fastest = peak_rate(device, dtype), min(times["ours"])
+    size = every["ours"].adapter.config.train.batch_size
+    ours = times["ours"]
+    rate, fastest = peak_rate(device, dtype), min(ours)
+    both = ("ours", "plain")
     return {
         "recipe": recipe,
         "batch": size,
@@ -372,9 +307,15 @@ def measure(own: argparse.Namespace, recipe: str, device: torch.device, dtype: A
         "samples_per_second": size / fastest,
         "mfu": flops / fastest / rate,
         "peak_gflops": rate / 1e9,
-        "ratio_min": min(times["plain"]) / fastest,
-        "ratio_median": statistics.median(ratios),
-        "phases": {name: system.phases(own.rounds) for name, system in both.items()},
+        "ratio": {
+            name: {
+                "min": min(other) / fastest,
+                "median": statistics.median(o / u for u, o in zip(ours, other, strict=True)),
+            }
+            for name, other in times.items()
+            if name != "ours"
+        },
+        "phases": {name: every[name].phases(own.rounds) for name in both},
         "peak_gib": {name: memory(own, recipe, name) for name in both},
     }
 
@@ -389,7 +330,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, help="samples per step; the recipe's own if not given")
     parser.add_argument("--data", help="instead of the recipe's data.path")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--each", action="store_true", help="also ours with one part plain")
+    parser.add_argument("--compile", action="store_true", help="also ours with compiled blocks")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory-of", choices=("ours", "plain"), help=argparse.SUPPRESS)
     own = parser.parse_args()
@@ -404,10 +347,14 @@ def main() -> None:
         row = measure(own, recipe, device, dtype)
         found.append(row)
         shares = ", ".join(f"{k} {100 * v:.0f}" for k, v in row["phases"]["ours"].items())
+        peak = row["peak_gflops"]
+        ratios = ", ".join(
+            f"{name} {value['min']:.2f} (median {value['median']:.2f})"
+            for name, value in row["ratio"].items()
+        )
         print(
             f"{recipe}, batch {row['batch']}: {row['samples_per_second']:.0f} samples/s, MFU "
-            f"{100 * row['mfu']:.0f} % of {row['peak_gflops']:.0f} GFLOP/s; plain / ours "
-            f"{row['ratio_min']:.2f} (median {row['ratio_median']:.2f}); GiB "
+            f"{100 * row['mfu']:.0f} % of {peak:.0f} GFLOP/s; it / ours: {ratios}; GiB "
             f"{row['peak_gib']['ours']:.2f} / {row['peak_gib']['plain']:.2f}; per cent: {shares}",
             flush=True,
         )

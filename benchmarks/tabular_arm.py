@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from jepa_modalities.adapters.tabular.evaluator import CHOICE_ROWS, GAMMAS, LEAV
 from jepa_modalities.adapters.tabular.preprocess import TableArrays, TablePreprocess
 from jepa_modalities.data.table import Table, open_table
 from jepa_modalities.estimator.transformer import TabularJEPA
+from jepa_modalities.export.encoder import load_encoder
 
 Array = NDArray[Any]
 Triple = tuple[Array, Array, Array]  # training, validation, scored rows
@@ -168,16 +170,23 @@ class Data:
         return fit(x), fit(self.piecewise[1]), fit(self.piecewise[2])
 
     def encoder(self, variant: Variant, seed: int, device: str, keep: Path) -> tuple[Triple, Any]:
-        """Features of a pretrained (or untrained) encoder, kept on disk, and the estimator's facts.
+        """Features of a pretrained (or untrained) encoder, and facts about it; both are kept.
+
+        Weights do not depend on what is scored: what validation rows have chosen among is not
+        trained again for the test rows.
 
         Args:
             variant: what is trained.
             seed: of the pretraining.
             device: where.
-            keep: file without ending; `.npz` holds the features, `.safetensors` the encoder.
+            keep: file without ending; `.safetensors` holds the encoder, `.json` the facts,
+                `--val.npz` and `--test.npz` the features.
         """
-        place = keep.with_suffix(".npz")
-        if not place.exists():
+        if variant.arguments.get("include_inputs"):
+            raise SystemExit("include_inputs: read the arm NAME+ple instead, it is the same")
+        weights, about = keep.with_suffix(".safetensors"), keep.with_suffix(".json")
+        place = keep.with_name(f"{keep.name}--{self.score}.npz")
+        if not about.exists():
             model = TabularJEPA(
                 variant.steps,
                 settings=dict(variant.settings),
@@ -185,15 +194,18 @@ class Data:
                 device=device,
                 **variant.arguments,
             ).fit(self.frame(0))
-            parts = [model.transform(self.frame(part)) for part in range(3)]
-            facts = {"verdict": model.verdict_, "steps": model.n_steps_, **model.monitor_}
             keep.parent.mkdir(parents=True, exist_ok=True)
-            model.save(keep.with_suffix(".safetensors"))
-            temporary = keep.with_suffix(".writing.npz")
-            np.savez(temporary, *parts, facts=np.array([facts], dtype=object).astype(str))
+            model.save(weights)
+            facts = {"verdict": model.verdict_, "steps": model.n_steps_, **model.monitor_}
+            about.write_text(json.dumps(facts, default=str))
+        if not place.exists():
+            made = load_encoder(weights)
+            parts = [made.embed(self.frame(part), batch_size=2048) for part in range(3)]
+            temporary = place.with_suffix(".writing.npz")
+            np.savez(temporary, *parts)
             os.replace(temporary, place)
         with np.load(place) as file:
-            return (file["arr_0"], file["arr_1"], file["arr_2"]), str(file["facts"][0])
+            return (file["arr_0"], file["arr_1"], file["arr_2"]), json.loads(about.read_text())
 
 
 def side_by_side(first: Triple, second: Triple) -> Triple:

@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,11 @@ def heads(device: str, quick: bool) -> dict[str, Callable[..., Predictions]]:
         "resnet": partial(resnet, recipes=grid, device=device),
         "ft_transformer": partial(ft_transformer, recipes=grid[-1:], device=device),
     }
+
+
+def recipe_of(found: Predictions) -> Recipe:
+    """The recipe among several that a head chose."""
+    return Recipe(**{field.name: found.chosen[field.name] for field in fields(Recipe)})
 
 
 class Suite:
@@ -144,7 +149,13 @@ class Suite:
             return [boosting(self._task(parts), self.seeds, categorical=codes)]
         if not self.varies(arm):
             return [fit(self._task(self.features(arm, 0)), self.seeds)]
-        return [fit(self._task(self.features(arm, seed)), (seed,)) for seed in self.seeds]
+        first, *others = self.seeds
+        found = [fit(self._task(self.features(arm, first)), (first,))]
+        # The recipe that the first seed's validation rows chose stands for the other seeds.
+        more = {"recipes": (recipe_of(found[0]),)} if "lr" in found[0].chosen else {}
+        for seed in others:
+            found.append(fit(self._task(self.features(arm, seed)), (seed,), **more))
+        return found
 
     def _finetuned(self, arm: str, seed: int) -> Predictions:
         """The whole encoder learns on, from pretrained or from untrained weights."""

@@ -94,7 +94,18 @@ def summarise(suite: Suite) -> dict[str, Any]:
         path.name.split("--")[0]: json.loads(path.read_text())
         for path in sorted(suite.home.glob(f"few/*--{data.score}.json"))
     }
-    return {"metric": metric_of(data), "rows": len(data.truth), "heads": found, "few": few}
+    verdict = {
+        path.stem: json.loads(path.read_text())["verdict"]
+        for path in sorted(suite.home.glob("*.json"))
+        if not path.stem.startswith("untrained")
+    }
+    return {
+        "metric": metric_of(data),
+        "rows": len(data.truth),
+        "heads": found,
+        "few": few,
+        "collapse": verdict,
+    }
 
 
 def verdicts(tables: dict[str, Any], learned: str) -> dict[str, Any]:

@@ -24,11 +24,12 @@ from jepa_modalities.estimator.pretraining import (
     in_memory,
     pretrain_table,
 )
-from jepa_modalities.eval.features import pool
+from jepa_modalities.eval.features import encode, pool
 from jepa_modalities.export.encoder import save_encoder
 
 POOLINGS = {
     "all_blocks": "all_tokens",
+    "all_blocks_hidden": "all_tokens+all_hidden_tokens",
     "last_block": "tokens",
     "mean_std_max": "mean_std_max",
     "mean": "mean",
@@ -50,8 +51,9 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         steps: optimiser steps. The number of steps matters more than any other setting: give at
             least 5,000 (the experiments improve up to 10,000). 0 is the untrained control.
-        pooling: "all_blocks" (every token of every block, best for heads), "last_block", or the
-            short "mean_std_max" and "mean", for retrieval.
+        pooling: "all_blocks" (every token of every block), "all_blocks_hidden" (also what each
+            block's MLP computes inside: three times as wide, better for linear heads where rows are
+            many), "last_block", or the short "mean_std_max" and "mean", for retrieval.
         include_inputs: put the columns' piecewise-linear codes and one-hot levels beside the
             features; a linear head gains from them.
         dim: width of a token.
@@ -201,7 +203,7 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         arrays = tokenizer.preprocess.transform(part)
         tokens = tokenizer(pack(arrays).to(tokenizer.about.device))
         name = POOLINGS[self.pooling]
-        latents = self.encoder_.encoder(tokens, blocks=name.startswith("all_"))
+        latents = encode(self.encoder_.encoder, tokens, (name,))
         found: NDArray[np.float32] = pool(latents, name).float().cpu().numpy()
         if self.include_inputs:
             return np.concatenate([found, self.inputs_(arrays)], axis=1)
@@ -216,6 +218,8 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Names of the features: `<column>:block<number>:<channel>`, or `mean:<channel>`.
+
+        Activations inside the MLPs are `<column>:hidden<number>:<channel>`.
 
         Args:
             input_features: for scikit-learn's sake; must be the names of `fit`, or None.
@@ -235,17 +239,21 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _names(self) -> list[str]:
         config = self.encoder_.config.encoder
-        if self.pooling == "all_blocks":
-            parts = [
-                f"{column}:block{block}"
-                for block in range(config.depth)
-                for column in self.feature_names_
-            ]
+
+        def tokens(part: str, width: int) -> list[str]:
+            every = [f"{column}:{part}" for column in self.feature_names_]
+            return channels(every, width)
+
+        if self.pooling.startswith("all_blocks"):
+            blocks = range(config.depth)
+            names = [name for n in blocks for name in tokens(f"block{n}", config.dim)]
+            if self.pooling.endswith("hidden"):
+                hidden = round(config.dim * config.mlp_ratio)
+                names += [name for n in blocks for name in tokens(f"hidden{n}", hidden)]
         elif self.pooling == "last_block":
-            parts = [f"{column}:last" for column in self.feature_names_]
+            names = tokens("last", config.dim)
         else:
-            parts = self.pooling.split("_")
-        names = [f"{part}:{channel}" for part in parts for channel in range(config.dim)]
+            names = channels(self.pooling.split("_"), config.dim)
         return names + list(self.inputs_.names if self.include_inputs else ())
 
     def save(self, path: str | Path) -> None:
@@ -276,6 +284,11 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.categorical = True
         tags.transformer_tags.preserves_dtype = []  # always float32
         return tags
+
+
+def channels(parts: Sequence[str], width: int) -> list[str]:
+    """`<part>:<channel>`, parts slowest."""
+    return [f"{part}:{channel}" for part in parts for channel in range(width)]
 
 
 def on_cpu(module: torch.nn.Module) -> torch.nn.Module:

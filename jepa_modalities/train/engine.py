@@ -107,9 +107,7 @@ class Trainer:
         self.masker = build_masker(config, adapter.geometry)
         self.jepa = build_jepa(config, adapter, gather).to(peers.device)
         if config.train.compile:
-            for module in (self.jepa.encoder, self.jepa.teacher, self.jepa.predictor):
-                for block in [] if module is None else module.blocks:  # type: ignore[union-attr]
-                    block.compile(dynamic=True)
+            compile_blocks(self.jepa)
         adapter.tokenizer.to(peers.device)
         self.monitor = Monitor(*adapter.monitor())
         # The look at the untrained encoder: a sharded one could not be run on its own before the
@@ -311,6 +309,13 @@ class Trainer:
             self.adapter.config,
             note,
         )
+
+
+def compile_blocks(jepa: JEPA) -> None:
+    """Compile every block on its own, for any number of tokens."""
+    for module in (jepa.encoder, jepa.teacher, jepa.predictor):
+        for block in [] if module is None else module.blocks:  # type: ignore[union-attr]
+            block.compile(dynamic=True)
 
 
 def untrained(config: RunConfig, adapter: Adapter, seed: int) -> nn.Module:

@@ -79,19 +79,27 @@ def test_draws_are_averaged_over_seeds_and_paired(tmp_path: Path) -> None:
 
 
 def test_the_plain_formulation_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = importlib.import_module("step")
-    own = argparse.Namespace(batch=16, data=None)
+    step, plain = (importlib.import_module(name) for name in ("step", "plain"))
+    own = argparse.Namespace(batch=16, data=None, each=True, compile=False)
     place: Any = torch.device("cpu")
     both = step.systems(own, "tabular_breast_cancer", place, torch.float32)
+    assert set(both) == {"ours", "plain", *plain.PARTS}
     assert step.same_loss(both) < 1e-4
-    for system in both.values():
-        system.step()
+    for _ in range(2):  # with the same masks, and moving alike
+        for name, system in both.items():
+            if name not in ("plain", "masks"):
+                system.step()
+    first, *others = [system for name, system in both.items() if name not in ("plain", "masks")]
+    for other in others:
+        for mine, theirs in zip(first.parameters, other.parameters, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
+    both["plain"].step()
     # The looped masker's masks have the shapes of the vectorised one's.
     _, drawn = both["plain"].batch()
     like = both["ours"].masker.last
     assert drawn.context.shape == like.context.shape and drawn.targets.shape == like.targets.shape
     shares = both["ours"].phases(2)
     assert set(shares) == set(step.PHASES) and 0.5 < sum(shares.values()) <= 1.01
-    monkeypatch.setattr(step, "plain_attend", lambda q, k, v, bias: v)
+    monkeypatch.setattr(plain, "plain_attend", lambda q, k, v, bias: q)
     with pytest.raises(RuntimeError, match="losses differ"):
         step.same_loss(both)

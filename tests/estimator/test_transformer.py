@@ -59,14 +59,17 @@ def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-@pytest.mark.parametrize("pooling", ["all_blocks", "last_block", "mean_std_max", "mean"])
+@pytest.mark.parametrize(
+    "pooling", ["all_blocks", "all_blocks_hidden", "last_block", "mean_std_max", "mean"]
+)
 @pytest.mark.parametrize("include_inputs", [False, True])
 def test_poolings_have_names_and_widths(pooling: str, include_inputs: bool) -> None:
     frame = people()
     model = TabularJEPA(pooling=pooling, include_inputs=include_inputs, random_state=0, **SMALL)
     out = model.set_output(transform="pandas").fit_transform(frame)
     tokens = len(model.feature_names_)
-    width = {"all_blocks": 16 * tokens, "last_block": 8 * tokens, "mean_std_max": 24, "mean": 8}
+    width = {"all_blocks": 16 * tokens, "all_blocks_hidden": 48 * tokens, "last_block": 8 * tokens}
+    width |= {"mean_std_max": 24, "mean": 8}
     assert out.shape == (60, width[pooling] + include_inputs * len(model.inputs_.names))
     assert (out.dtypes == np.float32).all() and out.index.equals(frame.index)
     names = list(model.get_feature_names_out())
@@ -75,6 +78,10 @@ def test_poolings_have_names_and_widths(pooling: str, include_inputs: bool) -> N
         assert names[0] == f"{model.feature_names_[0]}:block0:0"
         # Block 1, last column, last channel: the end of the tokens.
         assert names[width[pooling] - 1] == f"{model.feature_names_[-1]}:block1:7"
+    if pooling == "all_blocks_hidden":
+        assert names[16 * tokens - 1] == f"{model.feature_names_[-1]}:block1:7"
+        assert names[16 * tokens] == f"{model.feature_names_[0]}:hidden0:0"
+        assert names[width[pooling] - 1] == f"{model.feature_names_[-1]}:hidden1:15"
     if include_inputs:
         column = out["town=Bonn"].to_numpy()
         assert column.tolist() == (frame["town"] == "Bonn").astype(float).tolist()
@@ -91,6 +98,19 @@ def test_features_are_the_encoders_on_whole_rows() -> None:
     )
     assert model.transform(frame) == pytest.approx(expected.numpy(), abs=1e-5)
     assert model.encoder_.embed(frame, "all_tokens") == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_hidden_features_are_what_the_mlps_compute() -> None:
+    frame = people()
+    model = TabularJEPA(pooling="all_blocks_hidden", random_state=0, **SMALL).fit(frame)
+    seen: list[torch.Tensor] = []
+    for block in model.encoder_.encoder.blocks:
+        block.mlp.fc2.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    found = model.transform(frame)
+    expected = torch.cat([part.flatten(1) for part in seen], dim=1).numpy()
+    assert found[:, -expected.shape[1] :] == pytest.approx(expected, abs=1e-5)
+    blocks = TabularJEPA(random_state=0, **SMALL).fit_transform(frame)
+    assert found[:, : -expected.shape[1]] == pytest.approx(blocks, abs=1e-5)
 
 
 def test_it_is_the_librarys_own_training() -> None:

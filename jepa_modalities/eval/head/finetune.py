@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Tokens
-from jepa_modalities.eval.features import pool
+from jepa_modalities.eval.features import encode, pool
 from jepa_modalities.eval.head.task import Predictions, Task
 from jepa_modalities.eval.head.train import Recipe, Split, Stack, fixed_random, outcomes, train
 
@@ -25,7 +25,7 @@ class TunedEncoder(nn.Module):
     Args:
         encoder: `encoder(tokens, blocks=True) -> Latents`.
         tokenize: packed rows -> Tokens; nothing in it learns.
-        pooling: a name from `eval.features.POOLINGS`.
+        pooling: as `eval.features.pool` takes it.
         example: a few packed rows, from which the width is known.
         outputs: classes, or 1.
         dropout: on the pooled features.
@@ -53,7 +53,7 @@ class TunedEncoder(nn.Module):
 
     def _pooled(self, rows: Tensor) -> Tensor:
         tokens = self._tokenize[0](rows)
-        return pool(self.encoder(tokens, blocks=self.pooling.startswith("all_")), self.pooling)
+        return pool(encode(self.encoder, tokens, (self.pooling,)), self.pooling)
 
     def forward(self, rows: Tensor) -> Tensor:
         """(rows, features, 2) -> (rows, outputs)."""
@@ -80,7 +80,7 @@ def finetune(
         packed: training, validation and test rows, (rows, features, 2).
         seeds: of the order of the rows.
         recipe: settings; `encoder_rate` is the encoder's share of the learning rate.
-        pooling: a name from `eval.features.POOLINGS`.
+        pooling: as `eval.features.pool` takes it.
         device: where to train.
     """
     start = time.perf_counter()
