@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -292,15 +293,24 @@ def from_dict(kind: type[T], content: Mapping[str, Any], where: str = "config") 
         inner = hints[name]
         if is_dataclass(inner) and isinstance(value, Mapping):
             value = from_dict(inner, value, f"{where}.{name}")  # type: ignore[arg-type]
-        value = _frozen(value)
-        if not _fits(value, inner):
-            wanted = getattr(inner, "__name__", "") if isinstance(inner, type) else str(inner)
-            raise ValueError(f"{where}: {name} = {repr(value)[:80]}, expected {wanted}")
-        values[name] = value
+        values[name] = _checked(value, inner, f"{where}: {name}")
     try:
         return kind(**values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _checked(value: Any, hint: Any, name: str) -> Any:
+    """The value as it is kept.
+
+    Raises:
+        ValueError: it is of another type than the field's.
+    """
+    value = _frozen(value)
+    if not _fits(value, hint):
+        wanted = getattr(hint, "__name__", "") if isinstance(hint, type) else str(hint)
+        raise ValueError(f"{name} = {repr(value)[:80]}, expected {wanted}")
+    return value
 
 
 def _frozen(value: Any) -> Any:
@@ -364,8 +374,9 @@ def changed(config: C, settings: Mapping[str, Any], inside: str = "") -> C:
         inside: dotted name of `config` itself, for messages.
 
     Raises:
-        ValueError: an unknown name; names the known ones.
+        ValueError: an unknown name (names the known ones), or a value of a wrong type.
     """
+    hints = get_type_hints(type(config))
     for path, value in {**dict.fromkeys(overruled(settings)), **settings}.items():
         section, _, rest = path.partition(".")
         known = sorted(f.name for f in fields(config))
@@ -373,6 +384,10 @@ def changed(config: C, settings: Mapping[str, Any], inside: str = "") -> C:
             raise ValueError(f"no setting {inside + path!r}; there are {known}")
         if rest:
             value = changed(getattr(config, section), {rest: value}, f"{inside}{section}.")
+        else:
+            value = value.item() if hasattr(value, "item") else value  # a number of NumPy's
+            value = str(value) if isinstance(value, PurePath) else value
+            value = _checked(value, hints[section], inside + path)
         config = replace(config, **{section: value})
     return config
 

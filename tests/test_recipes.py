@@ -101,6 +101,12 @@ def test_settings() -> None:
     assert changed(config, {"train.lr": 1.0}).train.lr == 1.0
     with pytest.raises(ValueError, match=r"no setting 'train.lrr'.*'lr'"):
         changed(config, {"train.lrr": 1.0})
+    with pytest.raises(ValueError, match=r"train.batch_size = 'many', expected int"):
+        changed(config, {"train.batch_size": "many"})
+    with pytest.raises(ValueError, match=r"train = 3, expected TrainConfig"):
+        changed(config, {"train": 3})
+    assert type(changed(config, {"encoder.dim": np.int64(8)}).encoder.dim) is int
+    assert changed(config, {"evaluate.poolings": ["mean"]}).evaluate.poolings == ("mean",)
     with pytest.raises(ValueError, match="unknown"):
         from_dict(RunConfig, {"nonsense": 1})
     assert differences(config, changed(config, {"train.lr": 0.5})) == ["train.lr: 0.001 -> 0.5"]
