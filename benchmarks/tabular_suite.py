@@ -250,8 +250,8 @@ def check_work(own: argparse.Namespace, variants: Sequence[Variant]) -> None:
         old = json.loads(place.read_text())
         known = old["variants"]
         same = all(old[k] == now[k] for k in ("seeds", "limit", "quick")) and all(
-            known.get(name, value) == json.loads(json.dumps(value))
-            for name, value in now["variants"].items()
+            known.get(name, value) == value
+            for name, value in json.loads(json.dumps(now["variants"])).items()
         )
         if not same:
             raise SystemExit(f"{own.work} was begun with {old}, now {now}; give another --work")
