@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from evidence import about
 from tabular_arm import TABLES, Data
 from tabular_summary import score_cell
 
@@ -43,14 +44,13 @@ def case_name(tokens: int, norm: str, vicreg: bool) -> str:
 def settings(tokens: int, norm: str, vicreg: bool, own: argparse.Namespace) -> dict[str, Any]:
     """Dotted settings of one case."""
     found: dict[str, Any] = {
+        "objective.detection": 0.0,  # it would keep the encoder from collapsing by itself
         "encoder.num_prefix": tokens,
         "encoder.norm": norm,
         "train.steps": own.steps,
         "train.device": own.device,
     }
-    if (
-        vicreg
-    ):  # variance and covariance of the context latents; no projector, as in the experiments
+    if vicreg:  # on the context latents, without a projector, as in the experiments
         found |= {
             "regulariser.kind": "vicreg",
             "regulariser.source": "context",
@@ -166,9 +166,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             last = runs[-1]
             print(f"{name} {case_name(*case)}: {last['linear']:.4f}; {last['verdict']}", flush=True)
     out = own.out or Path(own.work) / "summary"
-    Path(f"{out}.json").write_text(
-        json.dumps({"settings": vars(own) | {"out": str(out)}, "results": results}, indent=1)
-    )
+    asked = {name: getattr(own, name) for name in ("steps", "seeds", "weight", "device")}
+    content = about(own.threads) | asked | {"results": results}
+    Path(f"{out}.json").write_text(json.dumps(content, indent=1) + "\n")
     Path(f"{out}.md").write_text(table(results, own.tables) + "\n")
 
 

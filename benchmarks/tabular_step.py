@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evidence import about
 from tabular_arm import TABLES, Data
 from torch import Generator, Tensor
 
@@ -189,15 +188,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 flush=True,
             )
     if own.out is not None:
-        about = {
-            "command": ["python", *sys.argv],
-            "device": own.device,
-            "threads": own.threads,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "results": found,
-        }
+        content = about(own.threads) | {"place": own.device, "results": found}
         own.out.parent.mkdir(parents=True, exist_ok=True)
-        Path(f"{own.out}.json").write_text(json.dumps(about, indent=1) + "\n")
+        Path(f"{own.out}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
