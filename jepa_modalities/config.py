@@ -385,7 +385,7 @@ def changed(config: C, settings: Mapping[str, Any], inside: str = "") -> C:
         if rest:
             value = changed(getattr(config, section), {rest: value}, f"{inside}{section}.")
         else:
-            value = value.item() if hasattr(value, "item") else value  # a number of NumPy's
+            value = value.tolist() if hasattr(value, "tolist") else value  # NumPy's
             value = str(value) if isinstance(value, PurePath) else value
             value = _checked(value, hints[section], inside + path)
         config = replace(config, **{section: value})

@@ -106,6 +106,10 @@ def test_settings() -> None:
     with pytest.raises(ValueError, match=r"train = 3, expected TrainConfig"):
         changed(config, {"train": 3})
     assert type(changed(config, {"encoder.dim": np.int64(8)}).encoder.dim) is int
+    assert changed(config, {"mask.context_scale": np.array([0.5, 1.0])}).mask.context_scale == (
+        0.5,
+        1.0,
+    )
     assert changed(config, {"evaluate.poolings": ["mean"]}).evaluate.poolings == ("mean",)
     with pytest.raises(ValueError, match="unknown"):
         from_dict(RunConfig, {"nonsense": 1})
