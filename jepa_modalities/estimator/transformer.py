@@ -52,8 +52,8 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         steps: optimiser steps. The number of steps matters more than any other setting: give at
             least 5,000 (the experiments improve up to 10,000). 0 is the untrained control.
         pooling: "all_blocks" (every token of every block), "all_blocks_hidden" (also what each
-            block's MLP computes inside: three times as wide, better for linear heads where rows are
-            many), "last_block", or the short "mean_std_max" and "mean", for retrieval.
+            block's MLP computes inside: three times as wide, better under linear heads on the four
+            tables tried), "last_block", or the short "mean_std_max" and "mean", for retrieval.
         include_inputs: put the columns' piecewise-linear codes and one-hot levels beside the
             features; a linear head gains from them.
         dim: width of a token.
