@@ -9,7 +9,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from jepa_modalities.adapters.tabular.config import TableData, TabularConfig
+from jepa_modalities.adapters.tabular.config import ObjectiveConfig, TableData, TabularConfig
 from jepa_modalities.config import (
     EncoderConfig,
     EvaluateConfig,
@@ -31,7 +31,8 @@ def data_root() -> str:
 
 
 def _table(data: TableData, steps: int = 10_000) -> TabularConfig:
-    """The default for tables: small, no register token, long; counted in steps, not epochs."""
+    """The default for tables: small, no register token, long (steps, not epochs); T-JEPA and
+    replaced-value detection."""
     return TabularConfig(
         data=data,
         encoder=EncoderConfig(
@@ -59,6 +60,8 @@ def _table(data: TableData, steps: int = 10_000) -> TabularConfig:
         ),
         target=TargetConfig(layers=2),
         loss=LossConfig(prediction="mse"),
+        # Latent prediction alone may lose what only one column tells (docs/tabular.md).
+        objective=ObjectiveConfig(detection=1.0),
         train=TrainConfig(
             steps=steps,
             threads=1,  # so small a network gains nothing from a second thread
@@ -150,6 +153,7 @@ def tabular_paper() -> TabularConfig:
             target_scale=(0.156, 0.622),
         ),
         target=TargetConfig(layer_norm=False),
+        objective=ObjectiveConfig(),
         train=TrainConfig(
             epochs=300,
             batch_size=512,
