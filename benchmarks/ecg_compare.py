@@ -41,13 +41,13 @@ from jepa_modalities.adapters.ecg.head import RecordCrops, head_recipe
 from jepa_modalities.adapters.ecg.model import in_samples
 from jepa_modalities.adapters.ecg.part import Parts, tokens_of
 from jepa_modalities.adapters.ecg.task import task_labels
-from jepa_modalities.config import changed
 from jepa_modalities.eval.arms import Arm, concatenate
 from jepa_modalities.eval.features import extract
 from jepa_modalities.eval.macro_auc import macro_auc, resampled_macro, resamples
 from jepa_modalities.eval.multilabel import label_draws, linear_multilabel
 from jepa_modalities.eval.multilabel_head import fit_head
 from jepa_modalities.eval.statistics import t_interval
+from jepa_modalities.settings import changed
 from jepa_modalities.train.engine import untrained
 
 POOLINGS = ("mean", "mean_std_max", "all_mean_std_max", "all_hidden_mean_std_max")

@@ -14,9 +14,9 @@ import torch
 from evidence import about, write_evidence
 from torch.utils.flop_counter import FlopCounterMode
 
-from jepa_modalities.config import changed
 from jepa_modalities.core import block
 from jepa_modalities.core.draw import Schedule
+from jepa_modalities.settings import changed
 from jepa_modalities.train.distributed import Processes
 from jepa_modalities.train.engine import Trainer
 from jepa_modalities.train.log import Log, read

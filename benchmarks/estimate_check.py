@@ -23,9 +23,9 @@ import torch
 from evidence import about
 
 from jepa_modalities import api
-from jepa_modalities.config import changed
 from jepa_modalities.core.draw import Schedule
 from jepa_modalities.core.registry import adapters
+from jepa_modalities.settings import changed
 from jepa_modalities.train.distributed import Processes
 from jepa_modalities.train.engine import Trainer
 from jepa_modalities.train.estimate import count, outline_of, seconds

@@ -31,9 +31,9 @@ from jepa_modalities import api
 from jepa_modalities.adapters.image.adapter import ImageAdapter
 from jepa_modalities.adapters.image.config import ImageConfig
 from jepa_modalities.adapters.image.evaluator import chunked, dictionary, labelled
-from jepa_modalities.config import changed
 from jepa_modalities.eval.features import extract
 from jepa_modalities.eval.probes import knn_probe, ridge_probe
+from jepa_modalities.settings import changed
 from jepa_modalities.train.engine import untrained
 
 POOLINGS = ("mean", "mean_std_max", "all_quadrants", "all_hidden_mean")

@@ -44,11 +44,11 @@ from jepa_modalities.adapters.sar.evaluator import (
 )
 from jepa_modalities.adapters.sar.source import Labelled
 from jepa_modalities.adapters.sar.tuning import fine_tune
-from jepa_modalities.config import changed
 from jepa_modalities.eval.arms import Arm, concatenate
 from jepa_modalities.eval.fewshot import Probe, k_shot
 from jepa_modalities.eval.probes import ridge_probe
 from jepa_modalities.eval.ridge import loo_ridge_probe
+from jepa_modalities.settings import changed
 from jepa_modalities.train.engine import untrained
 
 SHOTS, DRAWS, LOOKS = (10, 20, 40), 5, (8, 4, 2, 1)

@@ -31,7 +31,8 @@ from evidence import RESULTS, about
 
 from jepa_modalities import api
 from jepa_modalities.adapters.image.adapter import ImageAdapter
-from jepa_modalities.config import changed, encoder_size
+from jepa_modalities.config import encoder_size
+from jepa_modalities.settings import changed
 from jepa_modalities.train.distributed import gather_numbers, processes
 from jepa_modalities.train.engine import Trainer
 from jepa_modalities.train.log import Log, read

@@ -40,10 +40,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jepa_modalities import api
 from jepa_modalities.adapters.base import build_jepa, build_masker
-from jepa_modalities.config import changed
 from jepa_modalities.core.draw import Draw
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.core.registry import adapters
+from jepa_modalities.settings import changed
 from jepa_modalities.train.engine import compile_blocks
 from jepa_modalities.train.hardware import product_rate
 from jepa_modalities.train.optim import gradient_norm, guarded_step, optimiser

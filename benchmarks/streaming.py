@@ -31,9 +31,9 @@ from jepa_modalities import api
 from jepa_modalities.adapters.base import Adapter
 from jepa_modalities.adapters.ecg.adapter import ECGAdapter
 from jepa_modalities.adapters.tabular.adapter import TabularAdapter
-from jepa_modalities.config import changed
 from jepa_modalities.core.draw import Schedule
 from jepa_modalities.data.ecg.synthetic import synthetic_records
+from jepa_modalities.settings import changed
 from jepa_modalities.train.distributed import Processes
 from jepa_modalities.train.engine import Trainer
 from jepa_modalities.train.plan import plan

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from jepa_modalities.config import RunConfig, changed, differences
+from jepa_modalities.config import RunConfig
 from jepa_modalities.core.registry import adapters
 from jepa_modalities.core.registry import recipes as _recipes
 from jepa_modalities.core.threads import threads
@@ -25,6 +25,7 @@ from jepa_modalities.export.encoder import (
     parse_config,
     save_encoder,
 )
+from jepa_modalities.settings import changed, differences
 from jepa_modalities.train import checkpoint
 from jepa_modalities.train.distributed import (
     Processes,

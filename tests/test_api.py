@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 import jepa_modalities as jm
 from jepa_modalities.api import begun, read_config, recipe
 from jepa_modalities.cli.main import main
-from jepa_modalities.config import changed
 from jepa_modalities.data.image import digits
+from jepa_modalities.settings import changed
 from jepa_modalities.train import environment
 from jepa_modalities.train.log import read
 

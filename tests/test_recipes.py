@@ -19,8 +19,9 @@ from PIL import Image
 import jepa_modalities as jm
 from jepa_modalities import api
 from jepa_modalities.adapters.base import build_encoder, build_masker
-from jepa_modalities.config import RunConfig, changed, differences, from_dict
+from jepa_modalities.config import RunConfig
 from jepa_modalities.core.registry import modalities
+from jepa_modalities.settings import changed, differences, from_dict
 from jepa_modalities.train.optim import rates
 from jepa_modalities.train.plan import num_steps
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from jepa_modalities.config import changed, overruled
+from jepa_modalities.settings import changed, overruled
 
 C = TypeVar("C")
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from jepa_modalities import api
 from jepa_modalities.adapters.outline import Outline
 from jepa_modalities.cli.config import merge
-from jepa_modalities.config import changed
+from jepa_modalities.settings import changed
 from jepa_modalities.train.estimate import Estimate, Work, count, estimate, outline_of, steps_of
 from jepa_modalities.train.hardware import KNOWN, Hardware, hardware
 

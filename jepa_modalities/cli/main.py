@@ -106,7 +106,7 @@ def _evaluate(args: list[str]) -> int:
 
     from jepa_modalities import api
     from jepa_modalities.cli.config import merge
-    from jepa_modalities.config import differences
+    from jepa_modalities.settings import differences
 
     usage = "RUN [--json] [--device NAME] [--evaluate.NAME VALUE ...] [--data.NAME VALUE ...]"
     parser = _parser("evaluate", usage)

@@ -18,13 +18,13 @@ from sklearn.utils.validation import check_is_fitted
 from jepa_modalities.adapters.ecg.adapter import ECGAdapter
 from jepa_modalities.adapters.ecg.model import conformed
 from jepa_modalities.api import recipe
-from jepa_modalities.config import changed
 from jepa_modalities.data.ecg.file import memory_records
 from jepa_modalities.data.ecg.layout import INVALID
 from jepa_modalities.data.ecg.lead import STANDARD_LEADS, UNITS, lead_name
 from jepa_modalities.data.ecg.records import ECGRecords
 from jepa_modalities.eval.features import POOLINGS, unknown_poolings
 from jepa_modalities.export.encoder import PretrainedEncoder, save_encoder
+from jepa_modalities.settings import changed
 from jepa_modalities.train.distributed import Processes, pick_device
 from jepa_modalities.train.engine import Trainer, untrained
 

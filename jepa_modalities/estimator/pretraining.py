@@ -20,10 +20,10 @@ from jepa_modalities.adapters.tabular.bar import one_hot
 from jepa_modalities.adapters.tabular.bin import bin_edges, piecewise_linear
 from jepa_modalities.adapters.tabular.preprocess import TableArrays
 from jepa_modalities.api import recipe
-from jepa_modalities.config import changed
 from jepa_modalities.core.threads import threads
 from jepa_modalities.data.table import Table
 from jepa_modalities.export.encoder import PretrainedEncoder
+from jepa_modalities.settings import changed
 from jepa_modalities.train.distributed import Processes, pick_device
 from jepa_modalities.train.engine import Interrupted, Trainer
 

@@ -17,7 +17,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jepa_modalities.adapters.tabular.column import as_frame
 from jepa_modalities.adapters.tabular.tokenizer import pack
-from jepa_modalities.config import changed
 from jepa_modalities.estimator.pretraining import (
     Pretraining,
     configuration,
@@ -26,6 +25,7 @@ from jepa_modalities.estimator.pretraining import (
 )
 from jepa_modalities.eval.features import encode, pool
 from jepa_modalities.export.encoder import save_encoder
+from jepa_modalities.settings import changed
 
 POOLINGS = {
     "all_blocks": "all_tokens",

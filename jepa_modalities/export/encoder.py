@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jepa_modalities.adapters.base import build_encoder
-from jepa_modalities.config import RunConfig, from_dict
+from jepa_modalities.config import RunConfig
 from jepa_modalities.core.batch import Latents
 from jepa_modalities.core.registry import modalities
 from jepa_modalities.eval.features import extract
+from jepa_modalities.settings import from_dict
 
 FORMAT = "1"
 

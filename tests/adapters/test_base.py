@@ -19,10 +19,10 @@ from jepa_modalities.config import (
     RegulariserConfig,
     RunConfig,
     TargetConfig,
-    changed,
 )
 from jepa_modalities.core.losses import Regulariser
 from jepa_modalities.core.masking import BlockMasker, Masks
+from jepa_modalities.settings import changed
 from jepa_modalities.testing import tiny_batch
 
 TINY = ImageConfig(

@@ -25,13 +25,14 @@ from jepa_modalities.adapters.ecg.preprocess import PreprocessConfig
 from jepa_modalities.adapters.ecg.source import split_folds
 from jepa_modalities.adapters.ecg.target import Table, sampled_crops
 from jepa_modalities.adapters.ecg.task import PTBXL_TASKS, statements, task_labels
-from jepa_modalities.config import RegulariserConfig, changed
+from jepa_modalities.config import RegulariserConfig
 from jepa_modalities.core.batch import Batch
 from jepa_modalities.core.draw import Draw, Schedule
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.data.ecg.file import memory_records
 from jepa_modalities.data.ecg.records import ECGRecords
 from jepa_modalities.data.ecg.synthetic import synthetic_records
+from jepa_modalities.settings import changed
 from jepa_modalities.testing import check_adapter
 
 CPU = torch.device("cpu")

@@ -19,10 +19,10 @@ from jepa_modalities.adapters.ecg.encoder import MultiScaleConv, StateSpace
 from jepa_modalities.adapters.ecg.model import ECGModality, in_samples, steps
 from jepa_modalities.adapters.ecg.preprocess import ECGPreprocess, PreprocessConfig
 from jepa_modalities.adapters.ecg.tokenizer import ECGTokenizer, cut
-from jepa_modalities.config import changed
 from jepa_modalities.core.batch import Tokens
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.core.positions import grid_positions, sincos
+from jepa_modalities.settings import changed
 
 BASE = ECGConfig(
     data=ECGData(crop=2.0, patch=0.1),

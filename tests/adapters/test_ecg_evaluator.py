@@ -18,7 +18,6 @@ from jepa_modalities.adapters.ecg.head import RecordCrops
 from jepa_modalities.adapters.ecg.part import Parts, tokens_of
 from jepa_modalities.adapters.ecg.preprocess import PreprocessConfig
 from jepa_modalities.adapters.ecg.task import task_labels
-from jepa_modalities.config import changed
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.data.ecg.file import memory_records
 from jepa_modalities.data.ecg.records import Annotations, ECGRecords
@@ -33,6 +32,7 @@ from jepa_modalities.eval.multilabel_head import (
     over_crops,
     predict,
 )
+from jepa_modalities.settings import changed
 from jepa_modalities.train.engine import untrained
 
 BASE = changed(

@@ -13,11 +13,11 @@ from jepa_modalities.adapters.ecg.config import ECGConfig, ECGData, ECGEncoder, 
 from jepa_modalities.adapters.ecg.model import ECGModality
 from jepa_modalities.adapters.ecg.predictor import LeadPredictor
 from jepa_modalities.adapters.ecg.preprocess import PreprocessConfig
-from jepa_modalities.config import changed
 from jepa_modalities.core.batch import Latents
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.core.positions import grid_positions
 from jepa_modalities.core.predictor import Predictor
+from jepa_modalities.settings import changed
 
 LEADS, TIME, DIM = 3, 20, 16
 CONFIG = ECGConfig(

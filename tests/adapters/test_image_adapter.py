@@ -25,13 +25,13 @@ from jepa_modalities.config import (
     RegulariserConfig,
     TargetConfig,
     TrainConfig,
-    changed,
 )
 from jepa_modalities.core.batch import Batch
 from jepa_modalities.core.draw import Draw, Schedule
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.data.image import ImageSet
 from jepa_modalities.data.loader import decode_resized
+from jepa_modalities.settings import changed
 from jepa_modalities.testing import check_adapter
 
 CPU = torch.device("cpu")

@@ -26,15 +26,11 @@ from jepa_modalities.adapters.sar.config import (
 from jepa_modalities.adapters.sar.model import SarModality
 from jepa_modalities.adapters.sar.source import crop_room, real_box
 from jepa_modalities.adapters.sar.tokenizer import PADDING, SarTokenizer, centre
-from jepa_modalities.config import (
-    EncoderConfig,
-    PredictorConfig,
-    RegulariserConfig,
-    changed,
-)
+from jepa_modalities.config import EncoderConfig, PredictorConfig, RegulariserConfig
 from jepa_modalities.core.batch import Batch
 from jepa_modalities.core.draw import Draw, Schedule
 from jepa_modalities.core.masking import Masks
+from jepa_modalities.settings import changed
 from jepa_modalities.testing import check_adapter
 
 CPU = torch.device("cpu")

@@ -21,8 +21,9 @@ from jepa_modalities.adapters.sar.config import (
     SarMaskConfig,
 )
 from jepa_modalities.adapters.sar.tokenizer import PADDING
-from jepa_modalities.config import EncoderConfig, RegulariserConfig, changed
+from jepa_modalities.config import EncoderConfig, RegulariserConfig
 from jepa_modalities.eval.finetune import Recipe
+from jepa_modalities.settings import changed
 
 CONFIG = SarConfig(
     data=SarData(path="synthetic", size=(48, 48), margin=4, patch=8, scaling="linear"),

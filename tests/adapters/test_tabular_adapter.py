@@ -25,7 +25,6 @@ from jepa_modalities.config import (
     LossConfig,
     MaskConfig,
     PredictorConfig,
-    changed,
 )
 from jepa_modalities.core.batch import Batch, Tokens
 from jepa_modalities.core.draw import Draw
@@ -34,6 +33,7 @@ from jepa_modalities.core.masking import Masks
 from jepa_modalities.core.positions import grid_positions
 from jepa_modalities.data.table import Table
 from jepa_modalities.export.encoder import load_encoder, save_encoder
+from jepa_modalities.settings import changed
 from jepa_modalities.testing import check_adapter
 
 pd = pytest.importorskip("pandas")

@@ -26,15 +26,10 @@ from jepa_modalities.adapters.tabular.bin import bin_edges, piecewise_linear
 from jepa_modalities.adapters.tabular.config import TabularConfig
 from jepa_modalities.adapters.tabular.picture import mask_map, plane, table_pictures
 from jepa_modalities.adapters.tabular.preprocess import TableArrays
-from jepa_modalities.config import (
-    EncoderConfig,
-    EvaluateConfig,
-    MaskConfig,
-    PredictorConfig,
-    changed,
-)
+from jepa_modalities.config import EncoderConfig, EvaluateConfig, MaskConfig, PredictorConfig
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.data.table import Table
+from jepa_modalities.settings import changed
 from jepa_modalities.train.engine import untrained
 
 pd = pytest.importorskip("pandas")

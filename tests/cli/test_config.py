@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jepa_modalities.cli.config import merge
-from jepa_modalities.config import RunConfig, TrainConfig, changed
+from jepa_modalities.config import RunConfig, TrainConfig
+from jepa_modalities.settings import changed
 
 LONG = RunConfig(train=TrainConfig(steps=1000))
 

@@ -21,7 +21,7 @@ from jepa_modalities.adapters.image.adapter import ImageAdapter
 from jepa_modalities.adapters.sar.adapter import SarAdapter
 from jepa_modalities.adapters.tabular.adapter import TabularAdapter
 from jepa_modalities.cli.main import main
-from jepa_modalities.config import changed
+from jepa_modalities.settings import changed
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

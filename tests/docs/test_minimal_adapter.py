@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import jepa_modalities as jm
-from jepa_modalities.config import changed
+from jepa_modalities.settings import changed
 from jepa_modalities.testing import check_adapter
 
 ROOT = Path(__file__).parents[2]

@@ -205,8 +205,8 @@ def test_remedies(run: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_several_and_windows_paths_keep_their_names(encoder: Make) -> None:
-    from jepa_modalities.config import changed
     from jepa_modalities.export.portable import portable
+    from jepa_modalities.settings import changed
 
     given = {"data.path": "/data/a.h5, /data/b.h5", "data.test_path": "C:\\Users\\me\\test.h5"}
     data = portable(changed(encoder().config, given)).data

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jepa_modalities.adapters.base import build_encoder
-from jepa_modalities.config import changed
 from jepa_modalities.core.registry import modalities
 from jepa_modalities.export.encoder import PretrainedEncoder, save_encoder
 from jepa_modalities.export.timm_keys import (
@@ -24,6 +23,7 @@ from jepa_modalities.export.timm_keys import (
     timm_arguments,
     to_timm,
 )
+from jepa_modalities.settings import changed
 
 timm = pytest.importorskip("timm", reason="timm is not installed (extra `timm`)")
 

@@ -15,7 +15,7 @@ import torch
 from killed import config_of, no_report
 
 from jepa_modalities import api
-from jepa_modalities.config import changed
+from jepa_modalities.settings import changed
 from jepa_modalities.train.engine import Trainer
 
 

@@ -25,8 +25,8 @@ import torch
 from safetensors.torch import load_file
 
 from jepa_modalities import api
-from jepa_modalities.config import changed
 from jepa_modalities.data.sar import synthetic
+from jepa_modalities.settings import changed
 from jepa_modalities.train import checkpoint
 from jepa_modalities.train.log import read
 

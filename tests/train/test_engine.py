@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from jepa_modalities.adapters.base import build_jepa
 from jepa_modalities.adapters.image.adapter import ImageAdapter
-from jepa_modalities.config import RegulariserConfig, RunConfig, TrainConfig, changed
+from jepa_modalities.config import RegulariserConfig, RunConfig, TrainConfig
 from jepa_modalities.core.batch import Batch
 from jepa_modalities.core.draw import Schedule
 from jepa_modalities.core.masking import Masks
+from jepa_modalities.settings import changed
 from jepa_modalities.train import checkpoint
 from jepa_modalities.train.distributed import Processes
 from jepa_modalities.train.engine import (

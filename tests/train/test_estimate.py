@@ -18,9 +18,9 @@ from jepa_modalities.config import (
     RegulariserConfig,
     TargetConfig,
     TrainConfig,
-    changed,
 )
 from jepa_modalities.core.registry import adapters
+from jepa_modalities.settings import changed
 from jepa_modalities.train.estimate import (
     count,
     estimate,
