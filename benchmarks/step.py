@@ -9,8 +9,9 @@ loop over samples, all patches embedded and then gathered, attention with its ma
 predictor's last block computed for context tokens too, AdamW and EMA parameter by parameter, and
 the loss read by the host at every step. `--each` adds ours with one of these plain at a time: what
 each is worth. `--compile` adds ours with compiled blocks. All take turns in one process. On the CPU
-process seconds count, on a GPU wall time; ratios are the other / ours, of the minima and as the
-median over rounds.
+process seconds count, on a GPU wall time. Masks differ in size from step to step, so a round is the
+same few steps again: a time is the sum of each one's minimum over rounds, and a ratio, the other /
+ours, is of these sums, or the median over rounds.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ RECIPES = {
     "sar": "sar_target_mstar_tiny_cpu",
 }
 RATE, LR, DECAY = 0.004, 1e-4, 0.05
-WARM = 3  # untimed steps of each
+CYCLE = 5  # steps, each with masks of its own, that every round repeats
 PHASES = ("data and masks", "target", "context", "predictor", "backward", "optimiser", "EMA")
 
 
@@ -115,9 +116,9 @@ class System:
         self.spent[name] += clock(self.device) - start
 
     def batch(self) -> Any:
-        """The next batch with its masks."""
+        """The next batch of the cycle with its masks."""
         size, rows = self.adapter.config.train.batch_size, len(self.adapter)
-        self.number += 1
+        self.number = self.number % CYCLE + 1
         ids = (torch.arange(size) + self.number * size) % rows
         draw = Draw.of_step(0, self.number, size, 0, size)
         return next(self.adapter.feed([(ids, draw)], self.masker, self.device))
@@ -158,7 +159,11 @@ class System:
                 self.jepa.update_teacher(RATE)
 
     def phases(self, rounds: int) -> dict[str, float]:
-        """Share of a step per phase; what is between them (terms) belongs to none."""
+        """Share of a step per phase; what is between them (terms) belongs to none.
+
+        Args:
+            rounds: cycles of steps.
+        """
         self.spent = defaultdict(float)
         parts = {"context": self.jepa.encoder, "predictor": self.jepa.predictor}
         if isinstance(self.jepa.target, nn.Module):
@@ -169,7 +174,7 @@ class System:
                     mock.patch.object(module, "forward", self._timed(name, module.forward))
                 )
             start = clock(self.device)
-            for _ in range(rounds):
+            for _ in range(rounds * CYCLE):
                 self.step()
             whole = clock(self.device) - start
         found = {name: self.spent[name] / whole for name in PHASES}
@@ -239,10 +244,10 @@ def same_loss(every: dict[str, System]) -> float:
 
 
 def count(system: System) -> float:
-    """FLOPs of forward and backward, attention products included."""
-    batch, masks = system.batch()
+    """FLOPs of forward and backward over a cycle of steps, attention products included."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        system.loss(batch, masks).backward()
+        for _ in range(CYCLE):
+            system.loss(*system.batch()).backward()
     system.jepa.zero_grad(set_to_none=True)
     return float(counter.get_total_flops())
 
@@ -285,34 +290,39 @@ def measure(own: argparse.Namespace, recipe: str, device: torch.device, dtype: A
     every = systems(own, recipe, device, dtype)
     difference = same_loss(every)
     flops = count(every["ours"])
-    times: dict[str, list[float]] = defaultdict(list)
-    for _ in range(WARM):
-        for system in every.values():
-            system.step()
-    for _ in range(own.rounds):
-        for name, system in every.items():
-            start = clock(device)
-            system.step()
-            times[name].append(clock(device) - start)
+    times = {name: torch.zeros(own.rounds + 1, CYCLE) for name in every}
+    for turn in range(own.rounds + 1):
+        for number in range(CYCLE):
+            for name, system in every.items():
+                start = clock(device)
+                system.step()
+                times[name][turn, number] = clock(device) - start
+    times = {name: spent[1:] for name, spent in times.items()}  # the first round warms up
+    fastest = {name: float(spent.amin(0).sum()) for name, spent in times.items()}
+    rounds = {name: spent.sum(1).tolist() for name, spent in times.items()}
     size = every["ours"].adapter.config.train.batch_size
-    ours = times["ours"]
-    rate, fastest = peak_rate(device, dtype), min(ours)
+    rate = peak_rate(device, dtype)
     both = ("ours", "plain")
     return {
         "recipe": recipe,
         "batch": size,
         "loss_difference": difference,
-        "gflop_per_step": flops / 1e9,
-        "seconds": {k: {"min": min(v), "median": statistics.median(v)} for k, v in times.items()},
-        "samples_per_second": size / fastest,
-        "mfu": flops / fastest / rate,
+        "gflop_per_step": flops / CYCLE / 1e9,
+        "seconds_per_step": {
+            name: {"min": fastest[name] / CYCLE, "median": statistics.median(spent) / CYCLE}
+            for name, spent in rounds.items()
+        },
+        "samples_per_second": size * CYCLE / fastest["ours"],
+        "mfu": flops / fastest["ours"] / rate,
         "peak_gflops": rate / 1e9,
         "ratio": {
             name: {
-                "min": min(other) / fastest,
-                "median": statistics.median(o / u for u, o in zip(ours, other, strict=True)),
+                "min": fastest[name] / fastest["ours"],
+                "median": statistics.median(
+                    o / u for u, o in zip(rounds["ours"], spent, strict=True)
+                ),
             }
-            for name, other in times.items()
+            for name, spent in rounds.items()
             if name != "ours"
         },
         "phases": {name: every[name].phases(own.rounds) for name in both},
@@ -330,7 +340,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, help="samples per step; the recipe's own if not given")
     parser.add_argument("--data", help="instead of the recipe's data.path")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=6, help=f"of {CYCLE} steps")
     parser.add_argument("--each", action="store_true", help="also ours with one part plain")
     parser.add_argument("--compile", action="store_true", help="also ours with compiled blocks")
     parser.add_argument("--out", type=Path)

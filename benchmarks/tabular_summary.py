@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,16 +176,8 @@ def markdown(tables: dict[str, Any], learned: str, score: str) -> str:
             cells = [_pair(t["heads"][head]["paired"].get(key), t["metric"]) for t in have.values()]
             lines.append(f"| {key} | " + " | ".join(cells) + " | |")
         lines.append("")
-        lines += [
-            f"- {table} AUC: "
-            + ", ".join(
-                f"{arm} {np.mean(values['auc']):.4f}"
-                for arm, values in t["heads"][head]["arms"].items()
-                if "auc" in values and arm in order
-            )
-            for table, t in have.items()
-            if table in WITH_AUC
-        ]
+        for table in (name for name in have if name in WITH_AUC):
+            lines += _auc(table, have[table]["heads"][head], order)
         lines.append("")
     lines += ["## Beats", ""]
     for head, counted in verdicts(tables, learned).items():
@@ -216,6 +208,17 @@ def _pair(entry: dict[str, Any] | None, metric: str) -> str:
     digits = 1 if abs(found["mean"]) > 1 else 4
     ends = f"{found['low']:+.{digits}f}, {found['high']:+.{digits}f}"
     return f"{found['mean']:+.{digits}f} [{ends}] {found['outcome']}"
+
+
+def _auc(table: str, content: dict[str, Any], arms: Collection[str]) -> list[str]:
+    """Areas under the curve of a table's arms, and the paired differences in them."""
+    values = {arm: cell["auc"] for arm, cell in content["arms"].items() if arm in arms}
+    pairs = content["paired"]
+    return [
+        f"- {table} AUC: " + ", ".join(f"{arm} {np.mean(v):.4f}" for arm, v in values.items()),
+        f"- {table} AUC, paired: "
+        + "; ".join(f"{key} {_pair(pairs[key], 'auc')}" for key in pairs),
+    ]
 
 
 def _few(tables: dict[str, Any]) -> list[str]:
