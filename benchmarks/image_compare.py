@@ -49,7 +49,16 @@ def arms() -> dict[str, ImageConfig]:
         for name in ("ijepa", "cjepa", "dictionary", "vicreg", "jepa_vicreg")
     }
     target = replace(base["dictionary"].target, handover=(0.4, 0.6), layers=3)
-    return base | {"dictionary_then_ema": replace(base["dictionary"], target=target)}
+    more = {
+        "dictionary_then_ema": replace(base["dictionary"], target=target),
+        "dictionary_blocks": replace(base["dictionary"], mask=base["ijepa"].mask),
+    }
+    packed = {
+        f"{name}_packed": changed(config, {"predictor.packed": True})
+        for name, config in (base | more).items()
+        if name in ("ijepa", "dictionary_blocks")
+    }
+    return base | more | packed
 
 
 def config_of(arm: str, seed: int) -> ImageConfig:

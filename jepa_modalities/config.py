@@ -61,6 +61,8 @@ class PredictorConfig:
     """factor on the start of the learned code (standard deviation 0.02)"""
     sees_prefix: bool = True
     """the encoder's register tokens are part of the context"""
+    packed: bool = False
+    """all target blocks of a sample behind one context, in one sequence: faster, not the papers'"""
 
 
 @dataclass(frozen=True)

@@ -240,6 +240,7 @@ def build_predictor(config: RunConfig, geometry: Geometry, target_dim: int) -> P
         sees_prefix=choice.sees_prefix,
         num_prefix=encoder.num_prefix if choice.sees_prefix else 0,
         shows_hidden=getattr(build_masker(config, geometry), "shows_hidden", False),
+        packed=choice.packed,
     )
 
 

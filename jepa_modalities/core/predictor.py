@@ -19,6 +19,11 @@ class Predictor(nn.Module):
     Where the masks show hidden positions (`Masks.hidden`), the encoder's latents already hold them,
     last and in the order of the targets: no further mask tokens are put in.
 
+    `packed` puts all target blocks of a sample behind one context instead: mask tokens see the
+    context and their own block, the context sees itself only. Blocks still do not see each other,
+    and the context is computed once; but it is no longer changed by what is asked of it, so this is
+    another predictor than the paper's.
+
     Args:
         dim: width of the encoder.
         width: width of the predictor (384 in the papers).
@@ -30,6 +35,10 @@ class Predictor(nn.Module):
         sees_prefix: the encoder's register tokens are part of the context.
         num_prefix: prefix tokens of the encoder, for relative positions.
         shows_hidden: the masks show hidden positions: no mask token of its own.
+        packed: one sequence per sample, see above.
+
+    Raises:
+        ValueError: `packed` with relative positions or with shown hidden positions.
     """
 
     def __init__(
@@ -44,8 +53,13 @@ class Predictor(nn.Module):
         sees_prefix: bool = True,
         num_prefix: int = 0,
         shows_hidden: bool = False,
+        packed: bool = False,
     ) -> None:
         super().__init__()
+        if packed and (style.relative_axes or shows_hidden):
+            other = "masks that show hidden positions" if shows_hidden else "relative positions"
+            raise ValueError(f"predictor.packed does not go with {other}; leave it False")
+        self.packed = packed
         self.embed = nn.Linear(dim, width)
         if style.relative_axes:
             position = NoPosition()
@@ -87,9 +101,9 @@ class Predictor(nn.Module):
         context = self.embed(latents.tokens) + position[masks.context]
         if latents.prefix is not None and self.sees_prefix:
             context = torch.cat([self.embed(latents.prefix), context], dim=2)
-        context = context.expand(-1, blocks, -1, -1)
         if masks.hidden is not None:
-            return self._shown(context.flatten(0, 1), latents.positions, masks, condition)
+            shown = context.expand(-1, blocks, -1, -1).flatten(0, 1)
+            return self._shown(shown, latents.positions, masks, condition)
         if self.mask_token is None:
             raise ValueError(
                 "the masks drop hidden positions, but the predictor owns no mask token; build it "
@@ -98,6 +112,9 @@ class Predictor(nn.Module):
         query = self.mask_token + position[masks.targets]
         if condition is not None:
             query = query + condition[:, None, None]
+        if self.packed:
+            return self._packed(context, query, masks)
+        context = context.expand(-1, blocks, -1, -1)
         x = torch.cat([context, query], dim=2).flatten(0, 1)
         valid = None
         if masks.context_valid is not None:
@@ -111,7 +128,31 @@ class Predictor(nn.Module):
         if self.relative is not None:
             index = torch.cat([masks.context.expand(-1, blocks, -1), masks.targets], dim=2)
             bucket = self.relative(latents.positions, index.flatten(0, 1))
-        return self._run(x, valid, bucket, masks)
+        return self._run(x, key_padding(valid), bucket, targets).unflatten(0, (batch, blocks))
+
+    def _packed(self, context: Tensor, query: Tensor, masks: Masks) -> Tensor:
+        """All blocks behind one context, kept apart by the attention mask.
+
+        Raises:
+            ValueError: a context for each block.
+        """
+        if context.shape[1] > 1:
+            raise ValueError(
+                f"predictor.packed needs masks with one context for all blocks, found "
+                f"{context.shape[1]}; leave it False"
+            )
+        x = torch.cat([context, query.flatten(1, 2)[:, None]], dim=2)[:, 0]
+        blocks, targets = masks.targets.shape[1:]
+        # 0: the context, which all see; from 1: the block that a mask token belongs to.
+        mine = torch.arange(1, blocks + 1, device=x.device).repeat_interleave(targets)
+        mine = torch.cat([mine.new_zeros(context.shape[2]), mine])
+        bias = ((mine == 0) | (mine[:, None] == mine))[None, None]
+        if masks.context_valid is not None:
+            seen = masks.context_valid[:, 0]
+            prefix = seen.new_ones(len(x), context.shape[2] - seen.shape[1])
+            asked = seen.new_ones(len(x), blocks * targets)
+            bias = bias & torch.cat([prefix, seen, asked], dim=1)[:, None, None]
+        return self._run(x, bias, None, blocks * targets).unflatten(1, (blocks, targets))
 
     def _shown(
         self, x: Tensor, positions: Tensor, masks: Masks, condition: Tensor | None
@@ -134,14 +175,23 @@ class Predictor(nn.Module):
         bucket = None
         if self.relative is not None:
             bucket = self.relative(positions, index.flatten(0, 1))
-        return self._run(x, valid, bucket, masks)
+        targets = masks.targets.shape[2]
+        return self._run(x, key_padding(valid), bucket, targets).unflatten(0, (-1, blocks))
 
-    def _run(self, x: Tensor, valid: Tensor | None, bucket: Tensor | None, masks: Masks) -> Tensor:
-        """Blocks and head; the last positions of each sequence are its targets."""
-        batch, blocks, targets = masks.targets.shape
-        bias = key_padding(valid)
-        for number, block in enumerate(self.blocks, start=1):
-            # Of the last block only the targets' outputs are wanted.
-            x = block(x, bias, targets if number == len(self.blocks) else None, bucket=bucket)
-        out: Tensor = self.head(self.norm(x[:, -targets:]))
-        return out.unflatten(0, (batch, blocks))
+    def _run(self, x: Tensor, bias: Tensor | None, bucket: Tensor | None, targets: int) -> Tensor:
+        """Blocks and head: (sequences, length, width) -> (sequences, targets, target_dim).
+
+        Args:
+            x: sequences whose last positions are targets.
+            bias: bool mask of attention, (sequences or 1, 1, length or 1, length), or None.
+            bucket: see `Attention`.
+            targets: of a sequence.
+        """
+        last = len(self.blocks) - 1
+        for number, block in enumerate(self.blocks):
+            tail = targets if number == last else None  # then only the targets' outputs are wanted
+            if tail is not None and bias is not None and bias.shape[2] > 1:
+                bias = bias[:, :, -tail:]
+            x = block(x, bias, tail, bucket=bucket)
+        found: Tensor = self.head(self.norm(x[:, -targets:]))
+        return found

@@ -190,8 +190,10 @@ def kept_for_backward(
         if jepa.predictor is not None:
             _, blocks, targets = masks.targets.shape
             hidden = 0 if masks.hidden is not None else targets
-            length = keep + hidden + prefix * config.predictor.sees_prefix
-            total += blocks * length * _block(jepa.predictor, config.predictor.width, small)
+            context = keep + prefix * config.predictor.sees_prefix
+            contexts = 1 if config.predictor.packed else blocks
+            length = contexts * context + blocks * hidden
+            total += length * _block(jepa.predictor, config.predictor.width, small)
             if output.predicted is not None:
                 total += 3 * FP32 * output.predicted[0].numel()
     if output.views is not None:

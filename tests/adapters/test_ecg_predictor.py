@@ -43,6 +43,11 @@ def given(num_prefix: int) -> tuple[Latents, Masks]:
     return Latents(tokens, grid_positions(LEADS, TIME), prefix), masks
 
 
+def test_leads_are_not_packed() -> None:
+    with pytest.raises(ValueError, match="by_lead"):
+        made(changed(CONFIG, {"predictor.packed": True}))
+
+
 @pytest.mark.parametrize("num_prefix", [0, 1])
 def test_each_lead_is_predicted_from_its_own_visible_times(num_prefix: int) -> None:
     latents, masks = given(num_prefix)

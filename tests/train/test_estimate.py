@@ -103,8 +103,10 @@ def test_parameters_and_memory() -> None:
     assert halves["activations"] == found["activations"]
 
 
-def test_activations_are_what_autograd_keeps() -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_activations_are_what_autograd_keeps(packed: bool) -> None:
     config = replace(TINY, encoder=EncoderConfig(dim=64, depth=4, heads=4))
+    config = changed(config, {"predictor.packed": packed})
     outline = outline_of(config)
     jepa, masks = build_jepa(config, outline), expected_masks(outline)
     own = {p.untyped_storage().data_ptr() for p in jepa.parameters()}

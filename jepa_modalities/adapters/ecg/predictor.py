@@ -27,6 +27,8 @@ class LeadPredictor(Predictor):
 
     def __init__(self, *sizes: Any, leads: int, **options: Any) -> None:
         super().__init__(*sizes, **options)
+        if self.packed:
+            raise ValueError("predictor.packed does not go with predictor.by_lead; leave it False")
         self.leads = leads
 
     def forward(self, latents: Latents, masks: Masks, condition: Tensor | None = None) -> Tensor:
