@@ -316,7 +316,13 @@ def finish(
     if config.evaluate.enabled:
         if console is not None:
             console.print("probing the encoder beside its controls ...")
-        metrics |= adapter.evaluate(encoders, run.path)
+        try:
+            metrics |= adapter.evaluate(encoders, run.path)
+        except Exception as error:
+            error.add_note(
+                f"what was trained is in {run.path}; probe it again with: jm evaluate {run.path}"
+            )
+            raise
     checkpoint.write_json(run.path / "metrics.json", metrics)
     write_report(run.path, adapter.pictures(encoders))
 

@@ -159,6 +159,23 @@ def test_unknown_pooling_and_damaged_files(run: jm.Run, tmp_path: Path) -> None:
         jm.load(tmp_path / "nothing.safetensors")
 
 
+def test_probes_that_fail_do_not_lose_the_encoder(
+    run: jm.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("one class only")
+
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    before = (copy / "metrics.json").read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr("jepa_modalities.adapters.image.adapter.ImageAdapter.evaluate", broken)
+        assert main(["evaluate", str(copy)]) == 2
+    said = capsys.readouterr().err
+    assert "error: one class only" in said and f"jm evaluate {copy}" in said
+    assert (copy / "metrics.json").read_text() == before
+    assert main(["evaluate", str(copy)]) == 0
+
+
 def test_a_run_without_metrics_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no metrics\.json in .*--resume"):
         _ = jm.Run(tmp_path).metrics

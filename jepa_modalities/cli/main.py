@@ -315,7 +315,7 @@ def _guarded(name: str, *args: str) -> int:
         return 130
     except (ValueError, RuntimeError, OSError, KeyError, ImportError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {message}", file=sys.stderr)
+        print("\n".join([f"error: {message}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         if isinstance(error, OSError) and error.errno == 28:
             again = "give the same command again" if name == "prepare" else "go on with --resume"
             print(f"the disk is full: free space, then {again}", file=sys.stderr)
