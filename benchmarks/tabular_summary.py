@@ -109,34 +109,47 @@ def summarise(suite: Suite) -> dict[str, Any]:
 
 
 def verdicts(tables: dict[str, Any], learned: str) -> dict[str, Any]:
-    """On how many tables the learned arm beats raw, untrained AND every bar; with bar, the bar."""
+    """On how many tables the learned arm beats raw, untrained AND every bar; with bar, the bar.
+
+    By each table's first metric, and by AUC on those that have it.
+    """
+    controls = [f"{learned}-{name}" for name in ("raw", "untrained", *BARS)]
     counted: dict[str, Any] = {}
     for head in dict.fromkeys(head for table in tables.values() for head in table["heads"]):
-        rows = {
-            name: t["heads"][head]["paired"] for name, t in tables.items() if head in t["heads"]
-        }
-
-        def beats(pairs: Any, metric: str, wanted: Sequence[str]) -> bool:
-            return all(key in pairs and pairs[key][metric]["outcome"] == "beats" for key in wanted)
-
-        controls = [f"{learned}-{name}" for name in ("raw", "untrained", *BARS)]
-        every = [n for n, p in rows.items() if beats(p, tables[n]["metric"], controls)]
-        added = []
-        for name, pairs in rows.items():
-            key = next((key for key in pairs if key.startswith(f"{learned}+bar-")), None)
-            if key is not None and beats(pairs, tables[name]["metric"], [key]):
-                added.append(name)
-        each = {
-            key: [n for n, p in rows.items() if beats(p, tables[n]["metric"], [key])]
-            for key in controls
-        }
-        counted[head] = {
-            "tables": list(rows),
-            "beats all controls": every,
-            f"{learned}+bar beats bar": added,
-            **each,
-        }
+        rows = {n: t["heads"][head]["paired"] for n, t in tables.items() if head in t["heads"]}
+        metrics = {name: tables[name]["metric"] for name in rows}
+        counted[head] = _beaten(rows, metrics, controls, learned)
+        areas = {name: pairs for name, pairs in rows.items() if name in WITH_AUC}
+        if areas:
+            by = dict.fromkeys(areas, "auc")
+            counted[f"{head}, AUC"] = _beaten(areas, by, controls, learned)
     return counted
+
+
+def _beaten(
+    rows: dict[str, Any], metrics: dict[str, str], controls: Sequence[str], learned: str
+) -> dict[str, Any]:
+    """Tables on which paired differences say "beats": of all controls, of the bar, of each."""
+
+    def where(*wanted: str) -> list[str]:
+        return [
+            name
+            for name, pairs in rows.items()
+            if all(k in pairs and pairs[k][metrics[name]]["outcome"] == "beats" for k in wanted)
+        ]
+
+    added = f"{learned}+bar-"
+    return {
+        "tables": list(rows),
+        "beats all controls": where(*controls),
+        f"{learned}+bar beats bar": [
+            name
+            for name in rows
+            for key in rows[name]
+            if key.startswith(added) and name in where(key)
+        ],
+        **{key: where(key) for key in controls},
+    }
 
 
 def ranks(tables: dict[str, Any], head: str) -> dict[str, float]:
