@@ -199,9 +199,11 @@ def markdown(tables: dict[str, Any], learned: str, score: str) -> str:
             lines.append(
                 f"- {head}: {what}: {len(where)} of {total} ({', '.join(where) or 'none'})"
             )
-    lines += ["", *_few(tables), "", "Tuned networks of the literature, canonical splits: "]
-    lines += [f"- {name}: {values}" for name, values in TUNED.items() if name in tables]
-    lines.append(f"\nTest rows seen while the method was developed: {', '.join(SEEN)}.")
+    lines += ["", *_few(tables)]
+    if known := [f"- {name}: {values}" for name, values in TUNED.items() if name in tables]:
+        lines += ["Tuned networks of the literature, canonical splits:", "", *known, ""]
+    if seen := [name for name in SEEN if name in tables]:
+        lines.append(f"Test rows seen while the method was developed: {', '.join(seen)}.")
     return "\n".join(lines) + "\n"
 
 
