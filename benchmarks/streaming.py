@@ -133,8 +133,9 @@ def memory() -> dict[str, float]:
     }
 
 
-def measure(modality: str, folder: Path, steps: int, warm: int) -> dict[str, Any]:
+def measure(modality: str, folder: Path, own: argparse.Namespace) -> dict[str, Any]:
     """Open, read and train one corpus."""
+    warm, total = own.warm, own.warm + own.train_steps
     name = {"tabular": "tabular", "ecg": "ecg"}[modality]
     path = f"{folder}/*.parquet" if modality == "tabular" else f"{folder}/part-*.h5"
     config = changed(
@@ -143,10 +144,10 @@ def measure(modality: str, folder: Path, steps: int, warm: int) -> dict[str, Any
         | {
             "data.path": path,
             "evaluate.enabled": False,
-            "train.steps": warm + steps,
+            "train.steps": total,
             "train.log_every": 50,
-            "train.monitor_every": warm + steps,
-            "train.checkpoint_every": warm + steps,
+            "train.monitor_every": total,
+            "train.checkpoint_every": total,
         }
         | ({"data.holdout": 0.0} if modality == "ecg" else {}),
     )
@@ -158,12 +159,12 @@ def measure(modality: str, folder: Path, steps: int, warm: int) -> dict[str, Any
     train = config.train
     alone = Processes(0, 1, torch.device("cpu"))
     schedule = Schedule(len(adapter), train.batch_size, train.seed, adapter.blocks)  # type: ignore[attr-defined]
-    feed = adapter.feed(plan(train, schedule, alone, 1, warm + steps), None, alone.device)
+    feed = adapter.feed(plan(train, schedule, alone, 1, warm + own.steps), None, alone.device)
     begin = time.perf_counter()
     for number, _ in enumerate(feed, 1):
         if number == warm:
             begin = time.perf_counter()
-    facts["read_samples_per_second"] = steps * train.batch_size / (time.perf_counter() - begin)
+    facts["read_samples_per_second"] = own.steps * train.batch_size / (time.perf_counter() - begin)
     with tempfile.TemporaryDirectory() as place:
         trainer = Trainer(adapter, config, Path(place), alone)
         trained = trainer.run(None)
@@ -175,7 +176,8 @@ def measure(modality: str, folder: Path, steps: int, warm: int) -> dict[str, Any
 def child(args: argparse.Namespace, rows: int) -> dict[str, Any]:
     """One measurement in a process of its own."""
     command = [sys.executable, __file__, "--modality", args.modality, "--rows", str(rows)]
-    command += ["--work", str(args.work), "--steps", str(args.steps), "--warm", str(args.warm)]
+    for name in ("work", "steps", "train_steps", "warm", "threads"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     done = subprocess.run([*command, "--child"], check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -196,7 +198,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--modality", choices=("tabular", "ecg"), required=True)
     parser.add_argument("--rows", type=int, nargs="+", required=True)
-    parser.add_argument("--steps", type=int, default=800, help="that are timed")
+    parser.add_argument("--steps", type=int, default=800, help="batches that are read")
+    parser.add_argument("--train-steps", type=int, default=100, help="that are trained")
     parser.add_argument("--warm", type=int, default=20, help="steps before them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -207,7 +210,7 @@ def main() -> None:
     torch.set_num_threads(own.threads)
     if own.child:
         folder = corpus(own.work, own.modality, own.rows[0])
-        print(json.dumps(measure(own.modality, folder, own.steps, own.warm)))
+        print(json.dumps(measure(own.modality, folder, own)))
         return
     for rows in own.rows:
         corpus(own.work, own.modality, rows)

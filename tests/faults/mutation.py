@@ -24,6 +24,7 @@ from typing import Any
 from jepa_modalities.train.checkpoint import CheckpointError
 
 COUNT = int(os.environ.get("JEPA_FAULTS", "200"))
+TALLIES = os.environ.get("JEPA_FAULTS_LOG")  # a file; every attack adds a line to it
 SECONDS = 20.0  # for one input of a few kilobytes
 MEMORY = 1 << 30  # bytes that a test may take beyond what it has
 OURS = (ValueError, FileNotFoundError, CheckpointError)
@@ -254,6 +255,10 @@ def attack(
             if outcome not in ("value", "refused"):
                 breaches.setdefault(outcome, (number, told))
             path.write_bytes(intact[path])
+    if TALLIES is not None:
+        test = os.environ["PYTEST_CURRENT_TEST"].removesuffix(" (call)")
+        with Path(TALLIES).open("a") as log:
+            log.write(json.dumps({"test": test, "files": list(map(str, known)), **tally}) + "\n")
     shown = [f"{tally[k]} x {k}; input {n}: {told}" for k, (n, told) in breaches.items()]
     assert not breaches, "\n".join([f"{dict(tally)}", *shown])
     return tally

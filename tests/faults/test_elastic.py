@@ -69,7 +69,9 @@ def test_a_run_is_resumed_on_another_number_of_processes(
     alone, together = curve(folder), curve(whole)
     assert step == 12 and alone[:step] == together[:step]
     for (number, loss), (expected, other) in zip(alone, together, strict=True):
-        assert number == expected and loss == pytest.approx(other, abs=1e-5, rel=0)
+        # Sums in another order; AdamW makes whole steps of tiny gradients (.00004 on AVX-512,
+        # where the curve itself moves by .03 a step).
+        assert number == expected and loss == pytest.approx(other, abs=2e-4, rel=0)
 
 
 def test_only_the_launch_that_began_a_run_takes_it_up(
