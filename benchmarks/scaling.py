@@ -13,6 +13,7 @@ rendezvous. FSDP is compared with DDP on ViT-B/16 at 224 pixels.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import statistics
@@ -72,7 +73,9 @@ def config(kind: str, data: Path, steps: int) -> Any:
 
 
 def own_memory() -> float:
-    """MiB of this process without mapped files."""
+    """MiB that this process holds, without mapped files and what the allocator keeps for later."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
 
@@ -106,6 +109,7 @@ def child(own: argparse.Namespace) -> None:
                 "parameters": sum(p.numel() for p in trainer.jepa.encoder.parameters()),
             }
             own.out.write_text(json.dumps(facts))
+        peers.barrier()
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
     if not _fits(value, hint):
         wanted = getattr(hint, "__name__", "") if isinstance(hint, type) else str(hint)
         raise ValueError(f"{name} = {repr(value)[:80]}, expected {wanted}")
-    return value
+    return float(value) if hint is float else value
 
 
 def _frozen(value: Any) -> Any:

@@ -12,8 +12,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_modalities.data.heap import ATTRIBUTE, read_apart
 from jepa_modalities.data.refusal import MOST_PER_BYTE, refusing
 
+HEADER = 60_000  # bytes that an attribute may have inside an object header (64 KiB)
 KINDS = {"b": "truth values", "i": "integers", "u": "integers", "f": "real numbers", "S": "text"}
 
 
@@ -41,9 +43,20 @@ class Container:
             return sorted(self._file)
 
     def attribute(self, name: str) -> Any:
-        """An attribute, or None."""
+        """An attribute, or None.
+
+        Raises:
+            ValueError: it cannot be read, or is neither numbers nor text.
+        """
         with _reading(self.path):
-            return self._file.attrs.get(name)
+            if name not in self._file.attrs:
+                return None
+            dtype = self._file.attrs.get_id(name).dtype
+            if dtype.kind != "O":
+                return self._file.attrs[name]
+        if h5py.check_string_dtype(dtype) is None:
+            raise ValueError(f"{self.path}: attribute {name!r} is no text; make the file again")
+        return read_apart(self.path, ATTRIBUTE + name)
 
     def text(self, name: str) -> str | None:
         """An attribute as text, or None."""
@@ -107,7 +120,13 @@ class Container:
 
     def texts(self, name: str, axes: Sequence[int] = (1,), rows: slice | None = None) -> Any:
         """Values of a dataset of text, `np.str_`; see `dataset`."""
-        values = self.part(name, slice(None) if rows is None else rows, "SO", axes)
+        rows = slice(None) if rows is None else rows
+        dtype = self.dataset(name, "SO", axes).dtype
+        if dtype.kind == "O":
+            if h5py.check_string_dtype(dtype) is None:
+                raise ValueError(f"{self.path}: {name!r} is no text; make the file again")
+            return np.array(read_apart(self.path, name, rows), np.str_)
+        values = self.part(name, rows, "S", axes)
         with _reading(self.path):
             return to_text(values)
 
@@ -150,9 +169,15 @@ def open_container(path: Path) -> Iterator[Container]:
         yield Container(file, path)
 
 
+def write_text(file: h5py.File, name: str, text: str) -> None:
+    """Write an attribute as UTF-8 of fixed width, which no damage sends HDF5 in circles (`heap`).
+
+    Longer than a header may be, it becomes text of variable length.
+    """
+    encoded = text.encode(errors="replace")
+    file.attrs[name] = np.bytes_(encoded) if len(encoded) < HEADER else text
+
+
 def to_text(values: NDArray[Any]) -> NDArray[np.str_]:
-    """Text of UTF-8 bytes of fixed width, as the files hold it, or of any length."""
-    if values.dtype.kind == "O":
-        flat = [v if isinstance(v, bytes) else str(v).encode() for v in values.flat]
-        values = np.array(flat, np.bytes_).reshape(values.shape)
+    """Text of UTF-8 bytes of fixed width, as the files hold it, or of `str`."""
     return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(np.str_)

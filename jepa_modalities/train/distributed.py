@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -164,6 +165,8 @@ def wrap(model: nn.Module, peers: Processes, strategy: str) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # Encoder and predictor return slices; nothing here changes them in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(peers.device.type, (peers.world,))
     for part in (model.encoder, model.teacher, model.predictor):
         if part is not None:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jepa_modalities.data import heap
+from jepa_modalities.data.container import open_container, write_text
 from jepa_modalities.data.ecg.file import open_records
 from jepa_modalities.data.image import open_images
 from jepa_modalities.data.prepare.ecg_array import prepare_arrays
@@ -37,7 +39,10 @@ def damaged(mutation: ModuleType) -> Any:
                 del file.attrs[name]
             else:
                 scalars = [v for v in mutation.VALUES if isinstance(v, str | float | list) and v]
-                file.attrs[name] = draw.choice([*scalars, -1, np.bytes_(b"\xff")])
+                value: Any = draw.choice([*scalars, -1, np.bytes_(b"\xff")])
+                if isinstance(value, str) and draw.random() < 0.9:  # the others cost a process
+                    value = np.bytes_(value.encode())
+                file.attrs[name] = value
         return stream.getvalue()
 
     return damage
@@ -84,8 +89,8 @@ def _change(file: h5py.File, name: str, draw: random.Random) -> None:
         file.create_dataset(name, data=draw.choice(parts))
 
 
-def images(path: Path, layout: str = "pixels") -> Path:
-    """Six images of two classes."""
+def images(path: Path, layout: str = "pixels", heaps: bool = False) -> Path:
+    """Six images of two classes; with `heaps`, text of variable length."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), np.uint8)
     with h5py.File(path, "w") as file:
         if layout == "pixels":
@@ -99,7 +104,11 @@ def images(path: Path, layout: str = "pixels") -> Path:
             file["webp"] = np.frombuffer(b"".join(encoded), np.uint8)
             file["offset"] = np.cumsum([0, *map(len, encoded)])
             file["label"], file["name"] = np.arange(6) % 2, np.array([b"a"] * 6)
-        file.attrs["classes"], file.attrs["split"] = "cat,dog", "train"
+        for name, text in (("classes", "cat,dog"), ("split", "train")):
+            if heaps:
+                file.attrs[name] = text
+            else:
+                write_text(file, name, text)
     return path
 
 
@@ -118,9 +127,12 @@ def chips(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("layout", ["pixels", "encoded"])
-def test_images(mutation: ModuleType, tmp_path: Path, layout: str) -> None:
-    path = images(tmp_path / "case.h5", layout)
+@pytest.mark.parametrize(("layout", "part"), [("pixels", 2), ("encoded", 2), ("heaps", 40)])
+def test_images(
+    mutation: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layout: str, part: int
+) -> None:
+    monkeypatch.setattr(heap, "PATIENCE", 5.0)
+    path = images(tmp_path / "case.h5", layout.replace("heaps", "pixels"), layout == "heaps")
 
     def read() -> None:
         found = open_images(path)
@@ -133,7 +145,7 @@ def test_images(mutation: ModuleType, tmp_path: Path, layout: str) -> None:
             assert int(found.labels.min()) >= 0 and int(found.labels.max()) < len(found.classes)
         assert found.open(0).size[0] > 0
 
-    mutation.attack(read, {path: damaged(mutation)}, count=mutation.COUNT // 2)
+    mutation.attack(read, {path: damaged(mutation)}, count=mutation.COUNT // part)
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -279,3 +291,40 @@ def test_damaged_chunks_of_recordings_name_the_file(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"case\.h5 cannot be read as recordings"):
         open_records(path).record(0)
+
+
+@pytest.fixture
+def heap_in_circles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Text of variable length in a heap of zeros, in which HDF5 2.0 never comes to an end."""
+    monkeypatch.setattr(heap, "PATIENCE", 3.0)
+    path = images(tmp_path / "circles.h5", heaps=True)
+    content = path.read_bytes()
+    at = content.index(b"GCOL") + 16
+    path.write_bytes(content[:at] + bytes(4096 - 16) + content[at + 4096 - 16 :])
+    return path
+
+
+def test_a_heap_without_end_is_refused(heap_in_circles: Path) -> None:
+    with pytest.raises(ValueError, match=r"circles.h5 is damaged: HDF5 finds no end in 3 s"):
+        open_images(heap_in_circles)
+
+
+def test_text_of_variable_length_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "case.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["one"], file.attrs["more"] = "Grüße", ["a", "ä"]
+        file["texts"] = [["x", "é"], ["", "y"], ["z", "z"]]
+    with open_container(path) as found:
+        assert found.text("one") == "Grüße" and found.attribute("more") == ["a", "ä"]
+        assert found.texts("texts", (2,)).tolist() == [["x", "é"], ["", "y"], ["z", "z"]]
+        assert found.texts("texts", (2,), slice(1, 2)).tolist() == [["", "y"]]
+
+
+def test_prepared_files_hold_no_text_of_variable_length(tmp_path: Path) -> None:
+    """So that nothing sends HDF5 in circles, and no process is started to read them."""
+    for make in (recordings, chips):
+        path = make(tmp_path / "case.h5")
+        with h5py.File(path) as file:
+            assert all(file.attrs.get_id(name).dtype.kind != "O" for name in file.attrs)
+            assert all(item.dtype.kind != "O" for item in file.values())
+            assert len(file.attrs) > 0

@@ -151,7 +151,7 @@ def _open(path: Path) -> ECGRecords:
             piece = Stretch(path.absolute(), _place(signals), shape, length)
         label_table = file.text("label_table")
         with refusing(path, "recordings (attributes `lead_names`, `label_table`)", "make it again"):
-            leads = tuple(to_text(np.asarray(file.attribute("lead_names"), "O")).tolist())
+            leads = tuple(to_text(np.asarray(file.attribute("lead_names"))).tolist())
             table = json.loads(label_table or "{}")
         labelled = "labels" in file
         records = ECGRecords(

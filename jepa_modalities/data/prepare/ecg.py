@@ -27,7 +27,8 @@ from jepa_modalities.data.prepare.part import (
     part_folder,
 )
 from jepa_modalities.data.prepare.pool import worker_pool
-from jepa_modalities.data.prepare.recording import made_before, write_recordings
+from jepa_modalities.data.prepare.record import made_before
+from jepa_modalities.data.prepare.recording import write_recordings
 
 COMMIT = 64  # recordings between two log entries: what a kill may cost
 SHOWN = 10
@@ -153,7 +154,7 @@ def prepare_recordings(
     }
     fingerprint = _fingerprint(source, settings)
     if out.exists():
-        known = made_before(out, fingerprint)
+        known = made_before(out, fingerprint, "record_id")
         if known is None:
             raise FileExistsError(
                 f"{out} exists already and was not made from these recordings with these settings; "

@@ -29,7 +29,7 @@ from jepa_modalities.data.prepare.part import (
     open_part,
     part_folder,
 )
-from jepa_modalities.data.prepare.record import finished, write_hdf5
+from jepa_modalities.data.prepare.record import made_before, write_hdf5
 
 COMMIT = 128  # images between two log entries: what a kill may cost
 # A JPEG is decoded at least so many times larger than needed: the resize then hides its scaling.
@@ -122,7 +122,7 @@ def prepare_images(
     jobs = _plan(Path(source), Path(out), _pair(size), channels, split)
     prints = [job.fingerprint() for job in jobs]
     for job, fingerprint in zip(jobs, prints, strict=True):
-        if job.out.exists() and finished(job.out, fingerprint) is None:
+        if job.out.exists() and made_before(job.out, fingerprint, "sha256") is None:
             raise FileExistsError(
                 f"{job.out} exists already and was not made from these images with these settings; "
                 f"remove it or choose another name"
@@ -202,7 +202,7 @@ def _make(
     progress: Progress | None,
 ) -> Prepared:
     """Make one file, or find it finished."""
-    known = finished(job.out, fingerprint) if job.out.exists() else None
+    known = made_before(job.out, fingerprint, "sha256") if job.out.exists() else None
     if known is not None:  # what a kill between the last two steps left behind is of no use
         shutil.rmtree(part_folder(job.out), ignore_errors=True)
         written, skipped = known

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from jepa_modalities.data.container import open_container, write_text
 from jepa_modalities.data.prepare.part import Entry
 
 BLOCK = 64 << 20  # bytes that are copied at a time
@@ -51,16 +52,16 @@ def write_hdf5(
             if settings["classes"]:
                 labels = np.array([entry["label"] for entry in entries], np.int64)
                 file["labels" if pixels else "label"] = labels
-                file.attrs["classes"] = ",".join(settings["classes"])
+                write_text(file, "classes", ",".join(settings["classes"]))
             file["names" if pixels else "name"] = _text([entry["name"] for entry in entries])
             file["sha256"] = _text([entry["sha256"] for entry in entries])
             if skipped:
                 file["skipped"] = _text([name for name, _ in skipped])
                 file["skipped_reason"] = _text([reason for _, reason in skipped])
             if settings["split"]:
-                file.attrs["split"] = settings["split"]
-            file.attrs["encoding"] = "pixels" if pixels else "source files"
-            file.attrs["fingerprint"] = fingerprint
+                write_text(file, "split", settings["split"])
+            write_text(file, "encoding", "pixels" if pixels else "source files")
+            write_text(file, "fingerprint", fingerprint)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, out)
@@ -82,19 +83,22 @@ def _copy(payload: Path, dataset: h5py.Dataset) -> None:
         dataset[low : low + rows] = source[low : low + rows]
 
 
-def finished(path: Path, fingerprint: str) -> tuple[int, Skipped] | None:
-    """Number of images and what was left out, where `path` has this fingerprint; else None."""
+def made_before(path: Path, fingerprint: str, key: str) -> tuple[int, Skipped] | None:
+    """Number of records and what was left out, where `path` has this fingerprint; else None.
+
+    Args:
+        path: of the file.
+        fingerprint: of sources and settings.
+        key: text that every record has, such as "sha256".
+    """
     try:
-        with h5py.File(path) as file:
-            if file.attrs.get("fingerprint") != fingerprint:
+        with open_container(path) as file:
+            if file.text("fingerprint") != fingerprint:
                 return None
             skipped: Skipped = ()
             if "skipped" in file:
-                names, reasons = file["skipped"][:], file["skipped_reason"][:]
-                skipped = tuple(
-                    (name.decode(), reason.decode())
-                    for name, reason in zip(names, reasons, strict=True)
-                )
-            return len(file["sha256"]), skipped
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError):  # damaged, or not ours
+                both = (file.texts(name).tolist() for name in ("skipped", "skipped_reason"))
+                skipped = tuple(zip(*both, strict=True))
+            return len(file.dataset(key, "S")), skipped
+    except (FileNotFoundError, ValueError):  # damaged, or not ours
         return None

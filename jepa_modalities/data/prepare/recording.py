@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from jepa_modalities.data.container import write_text
 from jepa_modalities.data.ecg.layout import LAYOUT
 from jepa_modalities.data.ecg.lead import STANDARD_LEADS
 from jepa_modalities.data.prepare.part import Entry
@@ -41,9 +42,9 @@ def write_recordings(
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         with h5py.File(temporary, "w", libver=FORMAT) as file:
-            file.attrs["layout"] = LAYOUT
+            write_text(file, "layout", LAYOUT)
             for name, text in about.items():
-                file.attrs[name] = text
+                write_text(file, name, text)
             _write_signals(file, payload, entries, bool(settings["compress"]))
             _write_columns(file, entries)
             _write_labels(file, entries, settings["labels"])
@@ -164,18 +165,3 @@ def _write_annotations(file: h5py.File, entries: Sequence[Entry]) -> None:
 def _text(values: Sequence[str]) -> Any:
     """UTF-8 of fixed width: unlike HDF5's variable strings, the same bytes every time."""
     return np.array([value.encode(errors="replace") for value in values], "S")
-
-
-def made_before(path: Path, fingerprint: str) -> tuple[int, Skipped] | None:
-    """Number of recordings and what was left out, where `path` has this fingerprint."""
-    try:
-        with h5py.File(path) as file:
-            if file.attrs.get("fingerprint") != fingerprint:
-                return None
-            skipped: Skipped = ()
-            if "skipped" in file:
-                pairs = zip(file["skipped"][:], file["skipped_reason"][:], strict=True)
-                skipped = tuple((name.decode(), reason.decode()) for name, reason in pairs)
-            return len(file["record_id"]), skipped
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError):  # damaged, or not ours
-        return None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
+from jepa_modalities.data.container import write_text
 from jepa_modalities.data.prepare.part import Prepared, Progress
 from jepa_modalities.data.sar.canvas import place
 from jepa_modalities.data.sar.mstar import index_mstar
@@ -121,7 +122,7 @@ def _write(
     file["sizes"] = np.concatenate([part.sizes for _, part in parts])
     names = [name.encode(errors="replace") for _, part in parts for name in part.names]
     file["names"] = np.array(names, np.bytes_)
-    file.attrs["quantity"] = "amplitude"
+    write_text(file, "quantity", "amplitude")
     (known,) = classes
     if wrong := [name for name in known if "," in name]:
         raise ValueError(f"class {wrong[0]!r} has a comma in its name; rename it")
@@ -129,10 +130,10 @@ def _write(
         number = {name: label for label, name in enumerate(known)}
         labels = [number[label] for _, part in parts for label in part.labels or ()]
         file["labels"] = np.array(labels, np.int64)
-        file.attrs["classes"] = ",".join(known)
+        write_text(file, "classes", ",".join(known))
     found = list(dict.fromkeys(split for split, _ in parts))
     if any(found):
         file["split"] = np.repeat(
             [found.index(split) for split, _ in parts], [len(part.names) for _, part in parts]
         )
-        file.attrs["splits"] = ",".join(split or "train" for split in found)
+        write_text(file, "splits", ",".join(split or "train" for split in found))
