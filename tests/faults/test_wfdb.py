@@ -105,6 +105,8 @@ def test_annotations(mutation: ModuleType, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        (" 100 50", " 100 +5", "the record line is"),  # which WFDB's reader passes over
+        (" 100 50", " 100 \u0663", "the record line is"),  # a three in Arabic
         ("200(3)", "1e999(3)", "no signal line"),  # a gain of infinity made every sample 0
         ("200(3)", "200(99999999999)", "no signal line"),
         ("200(3)", f"200({5000 * '9'})", "no signal line"),

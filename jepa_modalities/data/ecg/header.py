@@ -15,8 +15,21 @@ NOTHING = "~"  # stands for the file of a signal, or the name of a segment, that
 _LONGEST_NAME = 255  # bytes, of a file
 _LARGEST_BASELINE = 2**31  # baselines are 32-bit integers
 
-_FORMAT = re.compile(r"(?P<fmt>\d+)(?:x(?P<frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?$")
-_GAIN = re.compile(r"(?P<gain>[-+.\deE]+)(?:\((?P<baseline>[-+]?\d+)\))?(?:/(?P<unit>\S+))?$")
+_FORMAT = re.compile(
+    r"(?P<fmt>\d+)(?:x(?P<frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?$", re.ASCII
+)
+_GAIN = 200.0
+
+NOTHING = "~"  # stands for the file of a signal, or the name of a segment, that is not there
+_LONGEST_NAME = 255  # bytes, of a file
+_LARGEST_BASELINE = 2**31  # baselines are 32-bit integers
+
+_FORMAT = re.compile(
+    r"(?P<fmt>\d+)(?:x(?P<frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?$", re.ASCII
+)
+_GAIN = re.compile(
+    r"(?P<gain>[-+.\deE]+)(?:\((?P<baseline>[-+]?\d+)\))?(?:/(?P<unit>\S+))?$", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -101,10 +114,10 @@ def parse_header(text: str, name: str = "header") -> Header:
     fields = content[0].split()
     try:
         record, segments = _record_name(fields[0])
-        count = int(fields[1])
+        count = int(_plain(fields[1]))
         # 360/360(0): counter frequency and base counter do not matter here.
-        fs = float(fields[2].split("/")[0]) if len(fields) > 2 else DEFAULT_FS
-        length = int(fields[3]) if len(fields) > 3 else 0
+        fs = float(_plain(fields[2].split("/")[0])) if len(fields) > 2 else DEFAULT_FS
+        length = int(_plain(fields[3])) if len(fields) > 3 else 0
     except (IndexError, ValueError):
         raise ValueError(
             f"{name}: the record line is {content[0]!r}; expected `NAME LEADS FS SAMPLES`"
@@ -144,10 +157,21 @@ def _beside(file: str, name: str) -> str:
     return file
 
 
+def _plain(text: str) -> str:
+    """A number as WFDB's own reader would take it; Python takes more (`+5`, `1_0`, other digits).
+
+    Raises:
+        ValueError: another spelling.
+    """
+    if text[:1] == "+" or "_" in text or not text.isascii():
+        raise ValueError
+    return text
+
+
 def _record_name(text: str) -> tuple[str, int]:
     head, slash, tail = text.rpartition("/")
     segments = 1
-    if slash and tail.isdigit():
+    if slash and tail.isascii() and tail.isdigit():
         text, segments = head, int(tail[:9])
     return text.removesuffix(".mat"), segments
 
@@ -160,9 +184,9 @@ def _signal(line: str, name: str) -> SignalLine:
         if kind is None or (len(fields) > 2 and level is None):
             raise ValueError
         gain = float(level["gain"]) if level is not None else 0.0
-        zero = int(fields[4]) if len(fields) > 4 else 0
+        zero = int(_plain(fields[4])) if len(fields) > 4 else 0
         baseline = zero if level is None or level["baseline"] is None else int(level["baseline"])
-        checksum = int(fields[6]) if len(fields) > 6 else None
+        checksum = int(_plain(fields[6])) if len(fields) > 6 else None
         frame, skew, offset = (int(kind[part] or 0) for part in ("frame", "skew", "offset"))
         if not math.isfinite(gain) or abs(baseline) >= _LARGEST_BASELINE:
             raise ValueError
