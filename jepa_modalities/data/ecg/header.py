@@ -18,15 +18,6 @@ _LARGEST_BASELINE = 2**31  # baselines are 32-bit integers
 _FORMAT = re.compile(
     r"(?P<fmt>\d+)(?:x(?P<frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?$", re.ASCII
 )
-_GAIN = 200.0
-
-NOTHING = "~"  # stands for the file of a signal, or the name of a segment, that is not there
-_LONGEST_NAME = 255  # bytes, of a file
-_LARGEST_BASELINE = 2**31  # baselines are 32-bit integers
-
-_FORMAT = re.compile(
-    r"(?P<fmt>\d+)(?:x(?P<frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?$", re.ASCII
-)
 _GAIN = re.compile(
     r"(?P<gain>[-+.\deE]+)(?:\((?P<baseline>[-+]?\d+)\))?(?:/(?P<unit>\S+))?$", re.ASCII
 )
