@@ -3,9 +3,9 @@
     python benchmarks/tabular_suite.py --steps 10000 --seeds 3 --score test --few
 
 Every cell (table, arm, head) is a file in the work folder, so an interrupted suite goes on where it
-was, and `--summary-only` writes the tables of what is there. Tables that an earlier run left in the
-file of `--out` stay in it, so the nine may be done on different days. Develop with `--score val`;
-test rows are read with `--score test` only.
+was, and `--summary-only` writes the tables of what is there. Tables and heads that an earlier run
+left in the file of `--out` stay in it, so they may be done on different days. Develop with `--score
+val`; test rows are read with `--score test` only.
 """
 
 from __future__ import annotations

@@ -261,8 +261,28 @@ def _few(tables: dict[str, Any]) -> list[str]:
     return ["## Few labels", "", *lines] if lines else []
 
 
+def joined(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """A table's summary with the heads, and the few labels, that only an earlier one has.
+
+    Raises:
+        SystemExit: the earlier one is of other seeds or steps.
+    """
+    if old is None:
+        return new
+    for name in ("seeds", "steps"):
+        if old["made"][name] != new["made"][name]:
+            raise SystemExit(
+                f"--out holds a table of {old['made'][name]} {name}, this one has "
+                f"{new['made'][name]}; give another --out"
+            )
+    heads = {**old["heads"], **new["heads"]}
+    order = [head for head in ("linear", "mlp", "boosting") if head in heads]
+    heads = {head: heads[head] for head in dict.fromkeys([*order, *heads])}
+    return {**new, "heads": heads, "few": new["few"] or old["few"]}
+
+
 def write_summary(suites: Sequence[Suite], own: argparse.Namespace) -> None:
-    """Both files: the tables of this work folder, and those of earlier days in the same file."""
+    """Both files: tables and heads of this work folder, and those already in the same files."""
     out = own.out or Path(own.work) / f"summary_{own.score}"
     out.parent.mkdir(parents=True, exist_ok=True)
     place, tables = Path(f"{out}.json"), dict[str, Any]()
@@ -272,7 +292,9 @@ def write_summary(suites: Sequence[Suite], own: argparse.Namespace) -> None:
             raise SystemExit(f"{place} holds scores on {earlier['score']} rows; give another --out")
         tables = earlier["tables"]
     made = {**about(own.threads), "seeds": own.seeds, "steps": own.steps}
-    tables |= {suite.data.name: {"made": made, **summarise(suite)} for suite in suites}
+    for suite in suites:
+        name = suite.data.name
+        tables[name] = joined(tables.get(name), {"made": made, **summarise(suite)})
     tables = {name: tables[name] for name in TABLES if name in tables}
     learned = suites[0].variants[0].name
     heads = dict.fromkeys(head for table in tables.values() for head in table["heads"])

@@ -147,6 +147,19 @@ def test_verdicts_count_a_win_over_every_control_only(load: Any) -> None:
     assert found["jepa-untrained"] == ["all"]
 
 
+def test_a_table_keeps_the_heads_of_another_day(load: Any) -> None:
+    joined = load("tabular_summary").joined
+    made = {"seeds": 3, "steps": 9}
+    old = {"made": made, "heads": {"mlp": 1, "linear": 1}, "few": {"jepa": 1}, "rows": 5}
+    new = {"made": made, "heads": {"linear": 2, "dcn": 2}, "few": {}, "rows": 6}
+    found = joined(old, new)
+    assert list(found["heads"].items()) == [("linear", 2), ("mlp", 1), ("dcn", 2)]
+    assert found["few"] == {"jepa": 1} and found["rows"] == 6
+    assert joined(None, new) is new
+    with pytest.raises(SystemExit, match="a table of 3 seeds, this one has 2"):
+        joined(old, new | {"made": {"seeds": 2, "steps": 9}})
+
+
 def test_the_looped_masker_draws_the_same_distribution(load: Any) -> None:
     step = load("tabular_step")
     fast = FeatureMasker(6, (0.2, 0.8), (0.2, 0.5), 2)
