@@ -4,7 +4,7 @@ HDF5 keeps such text in heaps, and on some damaged ones its library goes in circ
 reach of signals and threads. A process can be ended. Files of `jm prepare` hold text of fixed width
 and need none of this.
 
-Run as a program, this file is that process: `heap.py FILE NAME START STOP`.
+Run as a program, this file is that process: `heap.py FILE NAME [START,STOP]`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def read_apart(path: Path, name: str, rows: slice = slice(None)) -> Any:
         ValueError: it cannot be read, or not in `PATIENCE` seconds; names the file.
     """
     part = json.dumps([rows.start, rows.stop])
-    command = [sys.executable, str(Path(__file__).resolve()), str(path.resolve()), name, part]
+    here = str(Path(__file__).resolve())
+    # -P: the modules beside this file have names of the standard library (array).
+    command = [sys.executable, "-P", here, str(path.resolve()), name, part]
     remedy = f"the text of {name.removeprefix(ATTRIBUTE)!r}; copy or make the file again"
     try:
         done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)

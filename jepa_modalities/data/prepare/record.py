@@ -53,11 +53,11 @@ def write_hdf5(
                 labels = np.array([entry["label"] for entry in entries], np.int64)
                 file["labels" if pixels else "label"] = labels
                 write_text(file, "classes", ",".join(settings["classes"]))
-            file["names" if pixels else "name"] = _text([entry["name"] for entry in entries])
-            file["sha256"] = _text([entry["sha256"] for entry in entries])
+            file["names" if pixels else "name"] = fixed_width([entry["name"] for entry in entries])
+            file["sha256"] = fixed_width([entry["sha256"] for entry in entries])
             if skipped:
-                file["skipped"] = _text([name for name, _ in skipped])
-                file["skipped_reason"] = _text([reason for _, reason in skipped])
+                file["skipped"] = fixed_width([name for name, _ in skipped])
+                file["skipped_reason"] = fixed_width([reason for _, reason in skipped])
             if settings["split"]:
                 write_text(file, "split", settings["split"])
             write_text(file, "encoding", "pixels" if pixels else "source files")
@@ -69,7 +69,7 @@ def write_hdf5(
         temporary.unlink(missing_ok=True)
 
 
-def _text(values: Sequence[str]) -> Any:
+def fixed_width(values: Sequence[str]) -> Any:
     """UTF-8 of fixed width: unlike HDF5's variable strings, the same bytes every time."""
     return np.array([value.encode(errors="replace") for value in values], np.bytes_)
 

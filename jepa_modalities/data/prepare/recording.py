@@ -15,7 +15,7 @@ from jepa_modalities.data.container import write_text
 from jepa_modalities.data.ecg.layout import LAYOUT
 from jepa_modalities.data.ecg.lead import STANDARD_LEADS
 from jepa_modalities.data.prepare.part import Entry
-from jepa_modalities.data.prepare.record import FORMAT, Skipped
+from jepa_modalities.data.prepare.record import FORMAT, Skipped, fixed_width
 
 BLOCK = 64 << 20  # bytes that are copied at a time
 ROWS = 1 << 14  # rows per compressed chunk where lengths differ
@@ -50,8 +50,8 @@ def write_recordings(
             _write_labels(file, entries, settings["labels"])
             _write_annotations(file, entries)
             if skipped:
-                file["skipped"] = _text([name for name, _ in skipped])
-                file["skipped_reason"] = _text([reason for _, reason in skipped])
+                file["skipped"] = fixed_width([name for name, _ in skipped])
+                file["skipped_reason"] = fixed_width([reason for _, reason in skipped])
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, out)
@@ -130,11 +130,11 @@ def _write_columns(file: h5py.File, entries: Sequence[Entry]) -> None:
         index[row, columns] = [number[lead] for lead in entry["leads"]]
         gain[row, columns], baseline[row, columns] = entry["gain"], entry["baseline"]
         unit[row, columns] = entry["unit"]
-    file.attrs["lead_names"] = _text(names)
+    file.attrs["lead_names"] = fixed_width(names)
     file["lead_index"], file["gain"], file["baseline"] = index, gain, baseline
-    file["unit"] = _text(unit.ravel().tolist()).reshape(unit.shape)
+    file["unit"] = fixed_width(unit.ravel().tolist()).reshape(unit.shape)
     for name in ("record_id", "patient_id", "source", "comments", "sha256"):
-        file[name] = _text([entry[name] for entry in entries])
+        file[name] = fixed_width([entry[name] for entry in entries])
     kinds = {"fs": np.float64, "fold": np.int16, "age": np.float32, "sex": np.int8}
     for name, kind in kinds.items():
         values = [np.nan if entry[name] is None else entry[name] for entry in entries]
@@ -150,7 +150,7 @@ def _write_labels(file: h5py.File, entries: Sequence[Entry], names: list[str] | 
     labels = np.zeros((len(entries), len(names)), np.uint8)
     for row, entry in enumerate(entries):
         labels[row, [number[name] for name in entry["labels"] if name in number]] = 1
-    file["labels"], file["label_names"] = labels, _text(names)
+    file["labels"], file["label_names"] = labels, fixed_width(names)
 
 
 def _write_annotations(file: h5py.File, entries: Sequence[Entry]) -> None:
@@ -158,10 +158,5 @@ def _write_annotations(file: h5py.File, entries: Sequence[Entry]) -> None:
     lengths = np.array([len(sample) for sample, _, _ in lists], np.int64)
     file["ann_starts"], file["ann_lengths"] = np.cumsum(lengths) - lengths, lengths
     file["ann_sample"] = np.array([s for sample, _, _ in lists for s in sample], np.int64)
-    file["ann_symbol"] = _text([s for _, symbol, _ in lists for s in symbol])
-    file["ann_aux"] = _text([a for _, _, aux in lists for a in aux])
-
-
-def _text(values: Sequence[str]) -> Any:
-    """UTF-8 of fixed width: unlike HDF5's variable strings, the same bytes every time."""
-    return np.array([value.encode(errors="replace") for value in values], "S")
+    file["ann_symbol"] = fixed_width([s for _, symbol, _ in lists for s in symbol])
+    file["ann_aux"] = fixed_width([a for _, _, aux in lists for a in aux])
