@@ -2,11 +2,11 @@
 
     JEPA_DATA=../shared/data python benchmarks/faults.py --inputs 10000 --kills 100
 
-Runs `tests/faults` at length: every reader gets damaged files until it has had --inputs of them,
-every modality's run is killed --kills times (SIGKILL at random moments and inside writes). A value
-or a refusal that names the file is right; anything else (an error of a library, a hang, memory the
-file does not hold) is a breach and fails the test. Killed runs must end with the loss curve and the
-weights of the undisturbed run, bit by bit.
+Runs `tests/faults` at length: tests that share a reader share the --inputs damaged files among them
+(the counts say how many each had), every modality's run is killed --kills times (SIGKILL at random
+moments and inside writes). A value or a refusal that names the file is right; anything else (an
+error of a library, a hang, more than 1 GiB of memory) is a breach and fails the test. Killed runs
+must end with the loss curve and the weights of the undisturbed run, bit by bit.
 """
 
 from __future__ import annotations

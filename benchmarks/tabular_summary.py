@@ -294,15 +294,18 @@ def write_summary(suites: Sequence[Suite], own: argparse.Namespace) -> None:
     made = {**about(own.threads), "seeds": own.seeds, "steps": own.steps}
     for suite in suites:
         name = suite.data.name
-        tables[name] = joined(tables.get(name), {"made": made, **summarise(suite)})
+        content = summarise(suite)
+        for head in content["heads"].values():
+            head["made"] = made
+        tables[name] = joined(tables.get(name), {"made": made, **content})
     tables = {name: tables[name] for name in TABLES if name in tables}
     learned = suites[0].variants[0].name
     heads = dict.fromkeys(head for table in tables.values() for head in table["heads"])
-    content = {
+    written = {
         "score": own.score,
         "beats": verdicts(tables, learned),
         "average_rank": {head: ranks(tables, head) for head in heads},
         "tables": tables,
     }
-    place.write_text(json.dumps(content, indent=1) + "\n")
+    place.write_text(json.dumps(written, indent=1) + "\n")
     Path(f"{out}.md").write_text(markdown(tables, learned, own.score))

@@ -1,8 +1,8 @@
 """Text of variable length in HDF5 files, read by a process of its own.
 
 HDF5 keeps such text in heaps, and on some damaged ones its library goes in circles for ever, out of
-reach of signals and threads. A process can be ended. Files of `jm prepare` hold text of fixed width
-and need none of this.
+reach of signals and threads. A process can be ended. Files of `jm prepare` hold text of fixed
+width, but for attributes above 60,000 bytes, and need none of this.
 
 Run as a program, this file is that process: `heap.py FILE NAME [START,STOP]`.
 """
