@@ -255,6 +255,9 @@ def _pretrain(
     console: Console | None,
 ) -> Run:
     adapter = adapters[config.modality](config, folder)
+    if console is not None and peers.main:
+        for line in getattr(adapter, "about", []):
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
     trainer = Trainer(adapter, config, folder, peers, console)
     if resuming:
         trainer.resume(resume_step)
@@ -314,7 +317,7 @@ def finish(
     if trained is not None:
         metrics |= {f"collapse/{k}_start": v for k, v in trained.start.items()}
     if config.evaluate.enabled:
-        if console is not None:
+        if console is not None and getattr(adapter, "probed", True):
             console.print("probing the encoder beside its controls ...")
         try:
             metrics |= adapter.evaluate(encoders, run.path)
@@ -358,8 +361,11 @@ def evaluate(
             f"--out {run.path} --resume"
         )
     with locked(run.path, Processes(0, 1, torch.device("cpu")), False):
+        pretrained = load(run.path)
+        if hasattr(config, "shape"):
+            config = replace(config, shape=pretrained.config.shape)
         adapter: Any = adapters[config.modality](config, run.path)
-        tokenizer = load(run.path).tokenizer  # as it was fitted, whatever data are scored
+        tokenizer = pretrained.tokenizer  # as it was fitted, whatever data are scored
         if hasattr(adapter, "adopt"):
             adapter.adopt(tokenizer)
         else:

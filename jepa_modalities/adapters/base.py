@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jepa_modalities.config import RunConfig
 from jepa_modalities.core.batch import Batch, Tokens
 from jepa_modalities.core.block import Style
-from jepa_modalities.core.draw import Draw
+from jepa_modalities.core.draw import Draw, fixed_random
 from jepa_modalities.core.encoder import TokenEncoder
 from jepa_modalities.core.jepa import JEPA
 from jepa_modalities.core.losses import Gather, Prediction, Regulariser, Visible
@@ -98,8 +98,10 @@ class Adapter(Parts, Protocol):
     `config` may be completed by what the data say (the columns of a table): encoder files carry
     this one. An adapter may also have `terms() -> list[nn.Module]`, loss terms beside the
     prediction and the regulariser; `blocks: Blocks | None` (see `core.draw`) where its data are
-    not in memory; and `adopt(tokenizer)`, where more than `tokenizer` has to change when another
-    data set is scored with what an encoder file holds.
+    not in memory; `about: list[str]`, lines on the data to print before training; `mark: str`, by
+    which a run that goes on notices that the training data have changed, beside their number;
+    `probed: bool`, whether there is anything to probe; and `adopt(tokenizer)`, where more than
+    `tokenizer` has to change when another data set is scored with what an encoder file holds.
     """
 
     config: Any
@@ -296,8 +298,7 @@ def build_jepa(config: RunConfig, adapter: Parts, gather: Gather = lambda x: x) 
         )
     if config.train.accumulate > 1:
         _check_accumulate(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
+    with fixed_random(config.train.seed):
         encoder = build_encoder(config, adapter.geometry, adapter.embedding())
         predictor, target = None, None
         terms: list[nn.Module] = []

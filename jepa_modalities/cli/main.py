@@ -149,9 +149,13 @@ def _embed(args: list[str]) -> int:
     out = Path(own.out)
     if out.suffix not in (".npy", ".parquet"):
         raise ValueError(f"--out {out}: give a name that ends in .npy or .parquet")
+    if out.exists() and Path(own.input).exists() and out.samefile(own.input):
+        raise ValueError(f"--out {out} is the input; give another name")
     encoder = api.load(own.run, own.device)
     if is_table(own.input) and out.suffix == ".parquet":  # of any length: part by part
-        parts = (encoder.embed(part, own.pooling) for part in frame_parts(own.input, PART))
+        shape = getattr(encoder.config, "shape", None)
+        text: tuple[str, ...] = getattr(shape, "text", ())
+        parts = (encoder.embed(part, own.pooling) for part in frame_parts(own.input, PART, text))
         rows, width = stream_features(out, parts)
     else:
         features, remarks = encoder.embed_with_remarks(own.input, own.pooling)
@@ -317,7 +321,7 @@ def _guarded(name: str, *args: str) -> int:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print("\n".join([f"error: {message}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         if isinstance(error, OSError) and error.errno == 28:
-            again = "give the same command again" if name == "prepare" else "go on with --resume"
+            again = "go on with --resume" if name == "pretrain" else "give the same command again"
             print(f"the disk is full: free space, then {again}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -92,7 +92,12 @@ def write_features(path: Path, features: NDArray[np.float32], remarks: Sequence[
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            np.save(file, features)
+            np.lib.format.write_array_header_1_0(
+                file, np.lib.format.header_data_from_array_1_0(features)
+            )
+            file.write(
+                np.ascontiguousarray(features).data
+            )  # unlike np.save it tells of a full disk
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import RLock
 
 import torch
 from torch import Generator, Tensor
 
 from jepa_modalities.core.masking import Masker, Masks
+
+_GLOBAL = RLock()
 
 
 def seeded(seed: int, stream: int, number: int) -> Generator:
@@ -19,6 +23,22 @@ def seeded(seed: int, stream: int, number: int) -> Generator:
     name = f"{seed},{stream},{number}".encode()
     digest = hashlib.blake2b(name, digest_size=4).digest()
     return Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+@contextmanager
+def fixed_random(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Torch's global generators seeded, for weights and dropout, and as they were afterwards.
+
+    They are one for all threads, so threads wait for each other.
+
+    Args:
+        seed: of the block.
+        device: whose generator is seeded beside the CPU's.
+    """
+    cuda = device is not None and device.type == "cuda"
+    with _GLOBAL, torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.manual_seed(seed)
+        yield
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,21 @@
-"""Tables from CSV and Parquet files: features, target and split columns, and the bundled table."""
+"""Tables and their columns' roles: features, target and split columns, and the bundled table."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from glob import glob
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jepa_modalities.data.refusal import refusing
+from jepa_modalities.data.table_file import read_frame, stored, table_files
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 SPLITS = ("train", "val", "test")
 MOST_CLASSES = 20  # a numeric target with more different values is a regression
-REMEDY = "copy or write it again; Parquet also needs pyarrow"
-ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -52,103 +47,6 @@ class Table:
         return np.flatnonzero(chosen & ~self.missing if labelled else chosen)
 
 
-def table_files(path: str | Path) -> list[Path]:
-    """The files that a path names: one, a pattern, a folder of Parquet files, or several.
-
-    Args:
-        path: parts joined by commas.
-
-    Raises:
-        FileNotFoundError: nothing there.
-    """
-    files: list[Path] = []
-    for part in [path] if Path(path).is_file() else [p.strip() for p in str(path).split(",")]:
-        place = Path(part)
-        if place.is_dir():
-            found = sorted(place.glob("*.parquet"))
-        else:
-            found = [place] if place.is_file() else [Path(name) for name in sorted(glob(str(part)))]
-        if not found:
-            what = "no .parquet file in" if place.is_dir() else "no table at"
-            raise FileNotFoundError(f"{what} {part}: is data.path right?")
-        files += found
-    return files
-
-
-def is_there(path: str | Path) -> bool:
-    """Whether a path names tables (see `table_files`)."""
-    try:
-        return bool(path) and bool(table_files(path))
-    except FileNotFoundError:
-        return False
-
-
-def read_frame(path: str | Path) -> DataFrame:
-    """The files that a path names (see `table_files`) as one DataFrame with text column names.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: another ending, a file that is empty or broken, or files with other columns.
-    """
-    import pandas as pd
-
-    files = table_files(path)
-    frames = [_read_file(file) for file in files]
-    for file, frame in zip(files, frames, strict=True):
-        if different := sorted(set(frame.columns) ^ set(frames[0].columns)):
-            raise ValueError(
-                f"{file} and {files[0]} differ in the columns {different[:5]}; all files of a "
-                f"table need the same"
-            )
-    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-
-
-def _read_file(place: Path) -> DataFrame:
-    import pandas as pd
-
-    ending = next((e for e in reversed(ENDINGS) if place.name.lower().endswith(e)), None)
-    if ending is None:
-        raise ValueError(f"{place}: unknown kind of table; expected one of {', '.join(ENDINGS)}")
-    with refusing(place, ending, REMEDY):
-        if ending == ".parquet":
-            frame = pd.read_parquet(place)
-        else:
-            # The whole file decides a column's type: a type per chunk would mix 1 and "1".
-            separator = "\t" if ending.startswith(".tsv") else ","
-            frame = pd.read_csv(place, sep=separator, low_memory=False)
-    if not len(frame) or not len(frame.columns):
-        raise ValueError(f"{place} holds {len(frame)} rows of {len(frame.columns)} columns")
-    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
-    if frame.columns.has_duplicates:
-        twice = frame.columns[frame.columns.duplicated()][0]
-        raise ValueError(f"{place} has two columns {twice!r}; rename one")
-    return frame
-
-
-def stored(path: str | Path) -> dict[str, Any]:
-    """What a `datasets.json` beside the file says of it: task, target, categorical; {} if none.
-
-    Raises:
-        ValueError: the file is there but no JSON, or what it says makes no sense.
-    """
-    place = Path(path).parent / "datasets.json"
-    if not place.is_file():
-        return {}
-    with refusing(place, "JSON", "repair or remove it"):
-        content = json.loads(place.read_text(encoding="utf-8"))
-    known = content.values() if isinstance(content, dict) else []
-    entries = [entry for entry in known if isinstance(entry, dict)]
-    found = next((entry for entry in entries if entry.get("file") == Path(path).name), {})
-    columns = found.get("categorical", [])
-    words = [found.get("task", ""), found.get("target", "")]
-    if not isinstance(columns, list) or not all(isinstance(w, str) for w in (*words, *columns)):
-        raise ValueError(
-            f"{place}: of {Path(path).name} it says {found}; expected text for 'task' and "
-            f"'target', and a list of text for 'categorical'"
-        )
-    return found
-
-
 def open_table(
     path: str,
     target: str = "",
@@ -157,6 +55,7 @@ def open_table(
     categorical: Sequence[str] = (),
     dates: Sequence[str] = (),
     drop: Sequence[str] = (),
+    text: Sequence[str] = (),
 ) -> Table:
     """A file with the roles of its columns; what is not given comes from `datasets.json`, if any.
 
@@ -166,12 +65,14 @@ def open_table(
         split: column of "train", "val", "test"; empty: the stored table's own, or drawn.
         task: "auto", "classification" or "regression".
         categorical: columns that are categories whatever their dtype.
-        dates: text columns that hold dates.
+        dates: text columns that hold dates, in ISO 8601.
         drop: columns to leave out.
+        text: columns of CSV files that are kept as they are spelled, as categorical ones are.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a name that is no column, an unknown split, or a target that is no number.
+        ValueError: a name that is no column or has two roles, an unknown split, or a target that
+            is no number.
     """
     if not path:
         raise ValueError("data.path is not given: name a .csv, .csv.gz or .parquet file")
@@ -179,7 +80,9 @@ def open_table(
     if path == "breast_cancer":
         frame, target = _breast_cancer(), target or "target"
     else:
-        frame, about = read_frame(path), stored(table_files(path)[0])
+        about = stored(table_files(path)[0])
+        known = categorical or about.get("categorical", ())
+        frame = read_frame(path, (*known, *text))
         target = target or about.get("target", "")
         split = split or ("split" if about and "split" in frame.columns else "")
     roles = [("target", target), ("split", split), *(("drop", name) for name in drop)]
@@ -187,14 +90,16 @@ def open_table(
     for role, name in roles:
         if name and name not in frame.columns:
             raise ValueError(f"data.{role} names {name!r}; {path} has {list(frame.columns)}")
+        others = [other for other, column in roles if name and column == name and other != role]
+        if others and {role, *others} & {"target", "split", "drop"}:
+            raise ValueError(f"data.{role} and data.{others[0]} both name {name!r}; choose one")
     features = frame.drop(columns=[name for name in (target, split, *drop) if name])
-    for name in dates:
-        features[name] = _parsed(features, name)
+    features = parsed(features, dates)
     values, missing, kind = None, np.zeros(len(frame), dtype=bool), ""
     if target:
-        wanted = {"binclass": "classification", "multiclass": "classification"}
-        known = wanted.get(about.get("task", ""), about.get("task", "auto"))
-        values, missing, kind = _target(frame[target], known if task == "auto" else task)
+        told = about.get("task", "auto")
+        told = "classification" if told in ("binclass", "multiclass") else told
+        values, missing, kind = _target(frame[target], told if task == "auto" else task)
     names = categorical or [n for n in about.get("categorical", ()) if n in features.columns]
     empty = np.empty(0, dtype=np.str_)
     table = Table(features.reset_index(drop=True), values, missing, empty, kind, tuple(names))
@@ -236,13 +141,47 @@ def _breast_cancer() -> DataFrame:
     return frame.assign(target=names[frame["target"].to_numpy()])
 
 
-def _parsed(frame: DataFrame, name: str) -> Any:
+def moments(column: Series[Any]) -> Series[Any]:
+    """Dates, UTC; text in ISO 8601 only, since 01/02 is another day in another country.
+
+    Raises:
+        ValueError: other text.
+    """
     import pandas as pd
 
     try:
-        return pd.to_datetime(frame[name], format="mixed")
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"data.dates: column {name!r} holds no dates: {error}") from None
+        return pd.to_datetime(column, utc=True, format="ISO8601")
+    except (ValueError, TypeError) as error:
+        if "ISO8601" not in str(error):
+            raise
+        said = str(error).split(". ")[0]
+        raise ValueError(
+            f"{said}; write dates as 2024-01-31, or parse them: pandas.to_datetime(column, "
+            f"dayfirst=True)"
+        ) from None
+
+
+def parsed(frame: DataFrame, names: Sequence[str]) -> DataFrame:
+    """A table with dates where there was text.
+
+    Args:
+        frame: of any columns.
+        names: text columns that hold dates; those that are not there are left out.
+
+    Raises:
+        ValueError: numbers, or text that is no date in ISO 8601; names the column.
+    """
+    import pandas as pd
+
+    found = {}
+    for name in (name for name in names if name in frame.columns):
+        try:
+            if pd.api.types.is_numeric_dtype(frame[name]) and frame[name].notna().any():
+                raise ValueError(f"it holds numbers ({frame[name].dtype})")
+            found[name] = moments(frame[name])
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"data.dates: column {name!r} holds no dates: {error}") from None
+    return frame.assign(**found) if found else frame
 
 
 def _target(column: Any, task: str) -> tuple[NDArray[Any], NDArray[np.bool_], str]:
@@ -266,13 +205,22 @@ def _target(column: Any, task: str) -> tuple[NDArray[Any], NDArray[np.bool_], st
         if np.isinf(values).any():
             raise ValueError(f"data.target: column {column.name!r} holds infinite values")
         return values, missing, task
-    return column.astype(object).where(~missing, "").astype(str).to_numpy("U"), missing, task
+    return _text(column), missing, task
 
 
 def _splits(column: Any, path: str, name: str) -> NDArray[np.str_]:
-    found = column.astype(str).to_numpy("U")
-    if strange := sorted(set(found) - set(SPLITS)):
-        raise ValueError(f"{path}: split column {name!r} holds {strange[:5]}, expected {SPLITS}")
+    found = _text(column)
+    if strange := sorted(set(found.tolist()) - set(SPLITS)):
+        empty = f" and {int(column.isna().sum())} empty cells" if column.isna().any() else ""
+        raise ValueError(
+            f"{path}: split column {name!r} holds {[s for s in strange if s][:5]}{empty}, "
+            f"expected {SPLITS}"
+        )
     if not (found == "train").any():
         raise ValueError(f"{path}: no row of split column {name!r} is 'train'")
     return found
+
+
+def _text(column: Any) -> NDArray[np.str_]:
+    """Values as text, empty where missing."""
+    return np.array(["" if gap else str(v) for v, gap in zip(column, column.isna(), strict=True)])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepa_modalities.data.refusal import refusing
-from jepa_modalities.data.table import REMEDY
+from jepa_modalities.data.table_file import REMEDY, with_index
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -108,6 +108,7 @@ class TableBlocks:
         place = self._files[name]
         with refusing(place, ".parquet", REMEDY), _opened(place) as file:
             frame: DataFrame = file.read_row_group(group, columns=list(self.columns)).to_pandas()
+            frame = with_index(frame)
         if len(frame) != self.sizes[number]:
             raise ValueError(f"{place} changed while it was read")
         return frame.reset_index(drop=True)

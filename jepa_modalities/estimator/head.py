@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jepa_modalities.core.draw import fixed_random
 from jepa_modalities.eval.head.finetune import DEFAULT, TunedEncoder
 from jepa_modalities.eval.head.linear import fit_logistic, fit_ridge
 from jepa_modalities.eval.head.mlp import Mlp
-from jepa_modalities.eval.head.train import Recipe, Split, Stack, fixed_random, forward, train
+from jepa_modalities.eval.head.train import Recipe, Split, Stack, forward, train
 from jepa_modalities.eval.probes import floats, holdout, standardise
 
 HEADS = ("linear", "mlp", "finetune", "boosting")
@@ -207,7 +208,7 @@ def _fitted(
     # Of few rows, small batches: an epoch has about 16 steps, or none would learn.
     size = int(np.clip(len(split.x) // 16, 16, recipe.batch_size))
     recipe = replace(recipe, batch_size=size)
-    with fixed_random((seed,), place):
+    with fixed_random(seed, place):
         net = build((seed,)).to(place)
         train(net, split, recipe, (seed,))
     net.requires_grad_(False)

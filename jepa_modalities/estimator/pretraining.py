@@ -118,6 +118,9 @@ def pretrain_table(
     """
     adapter = TabularAdapter(config, None, table)
     config = adapter.config
+    if console is not None:
+        for line in adapter.about:
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
     with threads(config.train.threads):
         if config.train.steps and time_limit is not None:
             config = _within(config, adapter, time_limit)
@@ -139,8 +142,14 @@ def inputs_of(adapter: Any) -> Inputs:
     ]
     names += [f"{process.numeric_names[at]}:missing" for at in np.flatnonzero(gappy)]
     for column in (c for c in process.columns if c.kind == "category"):
-        names += [f"{column.name}={level}" for level in ("<unknown>", "<missing>", *column.levels)]
+        names += [f"{column.name}={level}" for level in ("<unknown>", "<missing>")]
+        # A level of that very name keeps it, in quotes.
+        names += [f"{column.name}={_quoted(level)}" for level in column.levels]
     return Inputs(edges, gappy, tuple(process.cardinalities), tuple(names))
+
+
+def _quoted(level: str) -> str:
+    return repr(level) if level in ("<unknown>", "<missing>") else level
 
 
 def _trained(

@@ -7,7 +7,13 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    RegressorMixin,
+    is_classifier,
+    is_regressor,
+)
 from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -17,10 +23,11 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
-from jepa_modalities.adapters.tabular.column import as_frame
+from jepa_modalities.adapters.tabular.column import as_frame, kind_of
 from jepa_modalities.adapters.tabular.tokenizer import pack
+from jepa_modalities.estimator.given import checked
 from jepa_modalities.estimator.head import HEADS, Labels, fine_tuned, fit_on_features
-from jepa_modalities.estimator.transformer import POOLINGS, TabularJEPA, checked
+from jepa_modalities.estimator.transformer import POOLINGS, TabularJEPA
 from jepa_modalities.train.distributed import pick_device
 
 
@@ -86,10 +93,7 @@ class _Supervised(BaseEstimator):  # type: ignore[misc]
         random = check_random_state(self.random_state)
         own = {k: v for k, v in self.get_params(deep=False).items() if k != "head"}
         self.transformer_ = TabularJEPA(**{**own, "random_state": random})
-        if isinstance(self.head, str) and self.head not in HEADS:
-            raise ValueError(
-                f"head = {self.head!r}: choose from {', '.join(HEADS)}, or give an estimator"
-            )
+        self._check_head()
         if labels.classes == 1:
             raise ValueError(f"{type(self).__name__} needs at least 2 classes, y holds one class")
         self.transformer_.fit(X if unlabeled is None else stacked(X, unlabeled))
@@ -110,6 +114,19 @@ class _Supervised(BaseEstimator):  # type: ignore[misc]
             features = self.transformer_.transform(X)
             self.head_ = fit_on_features(self.head, features, labels, seed, device)
         return self
+
+    def _check_head(self) -> None:
+        """Complain before the pretraining, not after it."""
+        kind, other = "regressor", is_classifier
+        if is_classifier(self):
+            kind, other = "classifier", is_regressor
+        known = isinstance(self.head, str) and self.head in HEADS
+        model = hasattr(self.head, "fit") and not isinstance(self.head, type)
+        if not known and not (model and not other(self.head)):
+            raise ValueError(
+                f"head = {self.head!r}: choose from {', '.join(HEADS)}, or give a scikit-learn "
+                f"{kind}"
+            )
 
     def _packed(self, X: Any) -> Any:
         preprocess: Any = self.transformer_.encoder_.tokenizer.preprocess
@@ -161,8 +178,7 @@ class TabularJEPAClassifier(ClassifierMixin, _Supervised):  # type: ignore[misc]
     """
 
     def _labels(self, y: Any) -> Labels:
-        y = column_or_1d(y, warn=True)
-        assert_all_finite(y, input_name="y")
+        y = known(column_or_1d(y, warn=True))
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         return Labels(codes, len(self.classes_))
@@ -207,20 +223,38 @@ class TabularJEPARegressor(RegressorMixin, _Supervised):  # type: ignore[misc]
     """
 
     def _labels(self, y: Any) -> Labels:
-        y = column_or_1d(y, warn=True).astype(np.float64)
-        assert_all_finite(y, input_name="y")
-        return Labels(y, 0)
+        y = known(column_or_1d(y, warn=True))
+        if y.dtype.kind in "mM":
+            raise ValueError(f"y holds {y.dtype}, expected numbers; give seconds or days")
+        return Labels(y.astype(np.float64), 0)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """A number for each row, (rows,)."""
         return self._outputs(X)[:, 0]
 
 
+def known(y: NDArray[Any]) -> NDArray[Any]:
+    """Targets, none of them missing or infinite.
+
+    Raises:
+        ValueError: some are.
+    """
+    import pandas as pd
+
+    if y.dtype.kind not in "fc" and (gaps := int(np.sum(pd.isna(y)))):
+        raise ValueError(f"y has {gaps} missing values (NaN); give them as `unlabeled` rows")
+    assert_all_finite(y, input_name="y")
+    kinds = {type(value).__name__ for value in y} if y.dtype == object else set()
+    if "str" in kinds and len(kinds) > 1:
+        raise ValueError(f"y mixes {', '.join(sorted(kinds))}: give labels of one kind")
+    return y
+
+
 def stacked(first: Any, second: Any) -> Any:
     """Rows of two tables with the same columns, those of the first in front.
 
     Raises:
-        ValueError: columns that differ; names them.
+        ValueError: columns that differ, or hold another kind of value; names them.
     """
     import pandas as pd
 
@@ -233,5 +267,12 @@ def stacked(first: Any, second: Any) -> Any:
         )
     if not _num_samples(second):
         return first
+    for name in a.columns:
+        kinds = [kind_of(part[name]) for part in (a, b) if part[name].notna().any()]
+        if len(set(kinds)) > 1:
+            raise ValueError(
+                f"column {name!r} holds {a[name].dtype} ({kinds[0]}) in X and {b[name].dtype} "
+                f"({kinds[1]}) in unlabeled; give both as the same kind"
+            )
     both = pd.concat([a, b[a.columns]], ignore_index=True)
     return both if named else both.to_numpy()

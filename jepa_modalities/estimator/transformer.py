@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from jepa_modalities.adapters.tabular.column import as_frame
 from jepa_modalities.adapters.tabular.tokenizer import pack
+from jepa_modalities.estimator.given import check_settings, checked, columns_named
 from jepa_modalities.estimator.pretraining import (
     Pretraining,
     configuration,
@@ -123,8 +126,8 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         self._check()
         X = checked(self, X, reset=True)
-        frame, _ = as_frame(X)
-        names = [str(frame.columns[c]) if isinstance(c, int) else c for c in self.categorical or ()]
+        frame, named = as_frame(X)
+        names = columns_named(self.categorical, list(frame.columns), named)
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         config = configuration(
             {
@@ -139,12 +142,12 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 "train.lr": self.learning_rate,
                 "train.device": self.device,
                 "train.seed": int(seed),
-                "data.categorical": tuple(names),
+                "data.categorical": names,
             },
             self.settings,
         )
         console = Console() if self.verbose else None
-        table = in_memory(frame, tuple(names))
+        table = in_memory(frame, names)
         self._keep(pretrain_table(config, table, self.time_limit, console))
         return self
 
@@ -153,13 +156,22 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"steps = {self.steps!r}: give 0 (untrained) or more")
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling = {self.pooling!r}: choose from {', '.join(POOLINGS)}")
-        if self.time_limit is not None and not self.time_limit > 0:
-            raise ValueError(f"time_limit = {self.time_limit!r}: give seconds above 0, or None")
+        limit = self.time_limit
+        if limit is not None and not (isinstance(limit, Real) and 0 < limit < np.inf):
+            raise ValueError(f"time_limit = {limit!r}: give seconds above 0, or None")
+        sizes = {name: getattr(self, name) for name in ("dim", "depth", "heads", "batch_size")}
+        for name, value in sizes.items():
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} = {value!r}: give a whole number from 1 on")
+        if not isinstance(self.learning_rate, Real) or not 0 < self.learning_rate < np.inf:
+            raise ValueError(f"learning_rate = {self.learning_rate!r}: give a number above 0")
+        if not str(self.device).startswith(("auto", "cpu", "cuda")):
+            raise ValueError(f"device = {self.device!r}: choose from auto, cpu, cuda")
+        check_settings(self.settings)
 
     def _keep(self, found: Pretraining) -> None:
         self.encoder_, self.inputs_ = found.encoder, found.inputs
         self.n_steps_, self.verdict_, self.monitor_ = found.steps, found.verdict, found.monitor
-        self._n_features_out = len(self._names())
 
     def transform(self, X: Any) -> NDArray[np.float32]:
         """Features, (rows, width), float32.
@@ -175,6 +187,7 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         X = checked(self, X, reset=False)
         rows, width = len(X), self._n_features_out
+        self._check()  # `set_params` may have changed the pooling
         if 4 * rows * width > MOST_OUTPUT:
             raise ValueError(
                 f"{rows} rows x {width} features are {4e-9 * rows * width:.1f} GB, more than "
@@ -186,8 +199,33 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         step = self._rows_at_once()
         for start in range(0, rows, step):
             part = X.iloc[start : start + step] if hasattr(X, "iloc") else X[start : start + step]
-            out[start : start + step] = self._features(part)
+            try:
+                out[start : start + step] = self._features(part)
+            except ValueError as error:
+                if rows <= step:
+                    raise
+                stop = min(start + step, rows)
+                raise ValueError(f"rows {start} to {stop - 1} of {rows}: {error}") from error
         return out
+
+    @property
+    def _n_features_out(self) -> int:
+        config, tokens = self.encoder_.config.encoder, len(self.feature_names_)
+        every = tokens * config.dim
+        width: int = {
+            "all_blocks": config.depth * every,
+            "all_blocks_hidden": config.depth * (every + tokens * self._hidden),
+            "last_block": every,
+            "mean_std_max": 3 * config.dim,
+            "mean": config.dim,
+        }[self.pooling]
+        return width + (len(self.inputs_.names) if self.include_inputs else 0)
+
+    @property
+    def _hidden(self) -> int:
+        """Width inside an MLP."""
+        config = self.encoder_.config.encoder
+        return round(config.dim * config.mlp_ratio)
 
     def _rows_at_once(self) -> int:
         """Rows whose activations fit into `WORKING`."""
@@ -248,8 +286,7 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             blocks = range(config.depth)
             names = [name for n in blocks for name in tokens(f"block{n}", config.dim)]
             if self.pooling.endswith("hidden"):
-                hidden = round(config.dim * config.mlp_ratio)
-                names += [name for n in blocks for name in tokens(f"hidden{n}", hidden)]
+                names += [n for b in blocks for n in tokens(f"hidden{b}", self._hidden)]
         elif self.pooling == "last_block":
             names = tokens("last", config.dim)
         else:
@@ -263,6 +300,13 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             path: of a .safetensors file.
         """
         check_is_fitted(self)
+        if self.include_inputs:
+            warnings.warn(
+                f"{path} holds the encoder, not the inputs beside its features: from there they "
+                f"are {self._n_features_out - len(self.inputs_.names)} columns wide, not "
+                f"{self._n_features_out}",
+                stacklevel=2,
+            )
         pretrained = self.encoder_
         states = [
             {name: value.cpu() for name, value in part.state_dict().items()}
@@ -297,33 +341,3 @@ def on_cpu(module: torch.nn.Module) -> torch.nn.Module:
     if first is None or first.device.type == "cpu":
         return module
     return copy.deepcopy(module).cpu()
-
-
-def checked(estimator: Any, X: Any, reset: bool) -> Any:
-    """A DataFrame as it is, anything else as a 2-D array; sets or compares what `fit` has seen.
-
-    Names are compared by the table's own preprocessing, which takes columns in any order.
-
-    Args:
-        estimator: whose `n_features_in_` and `feature_names_in_` are set or compared.
-        X: table.
-        reset: in `fit`.
-
-    Raises:
-        TypeError: a sparse matrix.
-        ValueError: not two axes, no rows or columns, infinite values.
-    """
-    if hasattr(X, "to_pandas"):
-        X = X.to_pandas()
-    if hasattr(X, "iloc") and hasattr(X, "columns"):
-        if reset:
-            validate_data(estimator, X, reset=True, skip_check_array=True)
-        if not len(X) or not len(X.columns):
-            raise ValueError(
-                f"found a table of shape {X.shape}: 0 sample(s) or 0 feature(s) while a minimum of "
-                f"1 is required"
-            )
-        return X
-    X = check_array(X, dtype=None, ensure_all_finite="allow-nan", estimator=estimator)
-    validate_data(estimator, X, reset=reset, skip_check_array=True)
-    return X

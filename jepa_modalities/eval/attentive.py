@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from jepa_modalities.core.draw import fixed_random
 from jepa_modalities.core.schedules import warmup_cosine
 from jepa_modalities.eval.probes import Fit, holdout
 
@@ -118,8 +119,7 @@ def attentive_probe(
     blank = partial(AttentiveHead, train_tokens.shape[2], len(classes), heads)
 
     def train(rows: NDArray[np.int64], lr: float, decay: float) -> AttentiveHead:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with fixed_random(seed):
             head = blank().to(read.device)
         optimiser = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=decay)
         batches = _batches(rows, epochs, batch_size, seed)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Tokens, move
+from jepa_modalities.core.draw import fixed_random
 from jepa_modalities.core.schedules import warmup_cosine
 from jepa_modalities.eval.features import encode, pool
 from jepa_modalities.eval.probes import Fit
@@ -205,8 +206,7 @@ def finetune(
             f"batch_size = {recipe.batch_size}, epochs = {recipe.epochs}: give at least 2 and 1"
         )
     place = torch.device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with fixed_random(seed, place):
         model = _classifier(encoder, tokenize, train_raw, torch.from_numpy(code), recipe, place)
         onehot = F.one_hot(torch.from_numpy(code)).float()
         _train(model, tokenize, train_raw, onehot, recipe, augment, seed, place)

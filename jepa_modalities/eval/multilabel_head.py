@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Latents, Tokens, move
+from jepa_modalities.core.draw import fixed_random
 from jepa_modalities.core.schedules import warmup_cosine
 from jepa_modalities.eval.features import encode, pool
 from jepa_modalities.eval.finetune import layer_groups, mix
@@ -215,8 +216,7 @@ def fit_head(
         FloatingPointError: the loss is not finite at a look.
     """
     place = torch.device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with fixed_random(seed, place):
         twin = copy.deepcopy(encoder).to(place).requires_grad_(recipe.finetune)
         probe = None
         if recipe.pooling:

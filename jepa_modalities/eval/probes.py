@@ -85,7 +85,8 @@ def holdout(labels: ArrayLike, every: int = 10, seed: int = 0) -> NDArray[np.boo
     held &= np.bincount(code)[code] > 1
     if not held.any():
         raise ValueError(
-            f"{len(y)} labelled rows are too few to hold out one in {every}; add rows or use k_shot"
+            f"{len(y)} labelled rows of {len(np.unique(y))} classes are too few to hold out one in "
+            f"{every}, or every row has a class of its own"
         )
     return held
 

@@ -7,6 +7,7 @@ import math
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from jepa_modalities.adapters.base import Adapter, build_encoder, build_jepa, build_masker
 from jepa_modalities.config import RunConfig
-from jepa_modalities.core.draw import Schedule
+from jepa_modalities.core.draw import Schedule, fixed_random
 from jepa_modalities.core.jepa import JEPA, JEPAOutput
 from jepa_modalities.export.encoder import save_encoder
 from jepa_modalities.train import checkpoint
@@ -124,9 +125,14 @@ class Trainer:
         """Take up the last checkpoint (or that of `step`); forget what was logged and saved later.
 
         Raises:
-            checkpoint.CheckpointError: none, or damaged.
+            checkpoint.CheckpointError: none, damaged, or of other training data.
         """
         self.step, tensors, state = checkpoint.load(self.folder, step)
+        if (before := state.get("data", self._data)) != self._data:
+            raise checkpoint.CheckpointError(
+                f"{self.folder} was begun on other training data ({before}; now {self._data}), so "
+                f"it cannot go on exactly: give the same data, or start in another --out folder"
+            )
         load_model(self.jepa, tensors, self.folder)
         load_optimiser(self.jepa, self.optimizer, state["optimizer"])
         self.monitor.load_state_dict(state["monitor"])
@@ -139,6 +145,12 @@ class Trainer:
             checkpoint.forget_after(self.folder, self.step)
         self.peers.barrier()
 
+    @cached_property
+    def _data(self) -> str:
+        """What tells these training data from others."""
+        count = f"{len(self.adapter)} samples"
+        return f"{count}, {mark}" if (mark := getattr(self.adapter, "mark", "")) else count
+
     def save(self) -> None:
         """Write a checkpoint; every process takes part."""
         random = gather_numbers(torch.get_rng_state().to(self.peers.device)).cpu()
@@ -148,6 +160,7 @@ class Trainer:
             "monitor": self.monitor.state_dict(),
             "verdict": self.verdict,
             "random": random,
+            "data": self._data,
         }
         if self.peers.main:
             checkpoint.save(self.folder, self.step, model, state)
@@ -320,6 +333,5 @@ def compile_blocks(jepa: JEPA) -> None:
 
 def untrained(config: RunConfig, adapter: Adapter, seed: int) -> nn.Module:
     """The same encoder before any step, from its own seed: the control."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1_000 + seed)
+    with fixed_random(1_000 + seed):
         return build_encoder(config, adapter.geometry, adapter.embedding())

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jepa_modalities.train.checkpoint import steps
 from jepa_modalities.train.distributed import Processes, launch, restarted
 
 # A folder without any of these holds no progress: its run failed at the very start.
@@ -59,9 +60,8 @@ def locked(folder: Path, peers: Processes, fresh: bool) -> Iterator[None]:
             ) from None
         there = [folder / name for name in BEGUN if (folder / name).exists()]
         if fresh and not own and any(path.stat().st_size for path in there):
-            raise FileExistsError(
-                f"{folder} holds a run already: go on with --resume, or choose another --out"
-            )
+            begun = "go on with --resume" if steps(folder) else "it has no checkpoint: remove it"
+            raise FileExistsError(f"{folder} holds a run already: {begun}, or choose another --out")
         file.truncate(0)
         file.write(launch())
         file.flush()

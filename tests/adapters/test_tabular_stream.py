@@ -18,8 +18,8 @@ from jepa_modalities.adapters.tabular.outline import outline
 from jepa_modalities.adapters.tabular.preprocess import TablePreprocess
 from jepa_modalities.adapters.tabular.stream import StreamedRows, sample_table, streamed
 from jepa_modalities.adapters.tabular.tokenizer import pack
-from jepa_modalities.data.table import read_frame, table_files
 from jepa_modalities.data.table_blocks import TableBlocks
+from jepa_modalities.data.table_file import read_frame, table_files
 from jepa_modalities.settings import changed
 from jepa_modalities.testing import check_adapter
 from jepa_modalities.train.log import read

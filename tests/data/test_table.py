@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_modalities.data.table import draw_splits, open_table, read_frame, stored
+from jepa_modalities.data.table import draw_splits, open_table
+from jepa_modalities.data.table_file import read_frame, stored
 
 pd = pytest.importorskip("pandas")
 DATA = Path(os.environ.get("JEPA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "tabular"
@@ -170,3 +171,58 @@ def test_stored_tables(name: str, task: str, splits: tuple[int, ...], categorica
     table = open_table(str(DATA / f"{name}.csv.gz"))
     assert table.task == task and len(table.categorical) == categorical
     assert tuple(len(table.rows(s, True)) for s in ("train", "val", "test")) == splits
+
+
+def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,s\n" + "".join(f"{n},0,x,\n" for n in range(30)))
+    assert read_frame(path)["a"].tolist() == list(range(30))  # nothing but a comma is too much
+    path.write_text("a,b,s\n" + "".join(f"{n},0,x,1\n" for n in range(30)))
+    with pytest.raises(ValueError, match=r"t\.csv cannot be read as \.csv"):
+        read_frame(path)
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_another_separator_is_named(mark: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"a{mark}b\n" + f"1{mark}2\n" * 20)
+    with pytest.raises(ValueError, match="its separator seems to be"):
+        read_frame(path)
+
+
+def test_equal_headers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,a\n" + "1,2,3\n" * 20)
+    with pytest.raises(ValueError, match="two columns 'a'"):
+        read_frame(path)
+
+
+def test_a_named_index_is_a_column(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    frame = pd.DataFrame({"s": range(20), "x": range(20)})
+    frame.set_index("s").to_parquet(tmp_path / "named.parquet")
+    frame[::2].to_parquet(tmp_path / "bare.parquet")
+    assert list(read_frame(tmp_path / "named.parquet").columns) == ["s", "x"]
+    assert list(read_frame(tmp_path / "bare.parquet").columns) == ["s", "x"]
+
+
+def test_a_column_has_one_role(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    pd.DataFrame({"y": range(20), "x": range(20)}).to_csv(path, index=False)
+    for role in ("dates", "categorical", "drop"):
+        with pytest.raises(ValueError, match=rf"data\.target and data\.{role} both name 'y'"):
+            open_table(str(path), "y", **{role: ["y"]})
+
+
+def test_empty_cells_of_a_split_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    part = ["train"] * 18 + [None, "test"]
+    pd.DataFrame({"x": range(20), "part": part}).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"'part' holds \[\] and 1 empty cells"):
+        open_table(str(path), split="part")
+
+
+def test_an_unknown_stored_task_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "datasets.json").write_text('{"t": {"file": "t.csv", "task": "weird"}}')
+    with pytest.raises(ValueError, match="'weird'"):
+        stored(tmp_path / "t.csv")

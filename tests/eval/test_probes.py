@@ -230,5 +230,5 @@ def test_errors_name_what_is_wrong(probe) -> None:
 
 
 def test_too_few_rows_to_hold_out() -> None:
-    with pytest.raises(ValueError, match="3 labelled rows are too few"):
+    with pytest.raises(ValueError, match="3 labelled rows of 3 classes are too few"):
         linear_probe(np.eye(3), [0, 1, 2], np.eye(3))

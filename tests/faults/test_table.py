@@ -12,8 +12,9 @@ import pytest
 
 from jepa_modalities.data.prepare.ecg_mimic import prepare_mimic_iv_ecg
 from jepa_modalities.data.prepare.ecg_ptbxl import label_table, ptbxl_source, read_table
-from jepa_modalities.data.table import open_table, read_frame
+from jepa_modalities.data.table import open_table
 from jepa_modalities.data.table_blocks import TableBlocks
+from jepa_modalities.data.table_file import read_frame
 from jepa_modalities.data.table_part import frame_parts
 
 pd = pytest.importorskip("pandas")

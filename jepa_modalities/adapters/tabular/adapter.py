@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from jepa_modalities.adapters.tabular.config import TableShape, TabularConfig
 from jepa_modalities.adapters.tabular.model import embedding, geometry
 from jepa_modalities.adapters.tabular.objective import Detection, Reconstruction, replaced
 from jepa_modalities.adapters.tabular.preprocess import TablePreprocess
+from jepa_modalities.adapters.tabular.remarks import columns_in_words
 from jepa_modalities.adapters.tabular.stream import StreamedRows, sample_table, streamed
 from jepa_modalities.adapters.tabular.target import fixed_target
 from jepa_modalities.adapters.tabular.tokenizer import TableTokenizer, pack
@@ -52,7 +54,14 @@ class TabularAdapter:
         if blocks is not None:
             table = sample_table(config, blocks)
         self.table = table or open_table(
-            data.path, data.target, data.split, data.task, data.categorical, data.dates, data.drop
+            data.path,
+            data.target,
+            data.split,
+            data.task,
+            data.categorical,
+            data.dates,
+            data.drop,
+            config.shape.text,
         )
         train = self.table.frame.iloc[self.table.rows("train")]
         process = TablePreprocess.fit(train, data.numeric, self.table.categorical, data.max_levels)
@@ -62,7 +71,7 @@ class TabularAdapter:
         check(self.config)
         build_masker(self.config, self.geometry)
         self.stream = None if blocks is None else StreamedRows(config, blocks, self.preprocess)
-        if config.evaluate.enabled and self.table.target is not None:
+        if config.evaluate.enabled and self.probed:
             from jepa_modalities.adapters.tabular.evaluator import check as check_evaluation
 
             check_evaluation(self)
@@ -85,7 +94,10 @@ class TabularAdapter:
         self.config = replace(
             self.config,
             shape=TableShape(
-                len(self.preprocess.numeric_names), self.preprocess.cardinalities, tuple(bins)
+                len(self.preprocess.numeric_names),
+                self.preprocess.cardinalities,
+                tuple(bins),
+                self.preprocess.text,
             ),
         )
         self.geometry = geometry(self.config)
@@ -97,6 +109,17 @@ class TabularAdapter:
     def blocks(self) -> Blocks | None:
         """The blocks that a streamed table is read in."""
         return None if self.stream is None else self.stream.order
+
+    @property
+    def about(self) -> list[str]:
+        """What the columns were taken for."""
+        train = self.table.frame.iloc[self.table.rows("train")]
+        return columns_in_words(self.preprocess, train, self.table.categorical)
+
+    @property
+    def mark(self) -> str:
+        """A checksum of the preprocessed training rows (of the sample, where they are streamed)."""
+        return f"checksum {zlib.crc32(self.values.numpy().data):08x}"
 
     def embedding(self) -> nn.Module:
         """Weights for every feature."""
@@ -168,9 +191,14 @@ class TabularAdapter:
         tokens: Tokens = self.tokenizer(pack(packed).to(device))
         return tokens, labels
 
+    @property
+    def probed(self) -> bool:
+        """Whether there is a target to predict."""
+        return self.table.target is not None
+
     def evaluate(self, encoders: dict[str, list[nn.Module]], run: Path) -> dict[str, float]:
         """Score the encoders beside raw columns and the bars; nothing without a target."""
-        if self.table.target is None:
+        if not self.probed:
             return {}
         from jepa_modalities.adapters.tabular.evaluator import evaluate
 
@@ -226,5 +254,14 @@ def check(config: TabularConfig) -> None:
         raise ValueError(
             f"objective.detection_rate = {choice.detection_rate}: give a share between 0 and 1"
         )
+    for name, value, least in (
+        ("objective.detection", choice.detection, 0),
+        ("objective.reconstruction", choice.reconstruction, 0),
+        ("tokens.bins", config.tokens.bins, 2),
+        ("tokens.frequencies", config.tokens.frequencies, 1),
+        ("data.max_levels", config.data.max_levels, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name} = {value}: give at least {least}")
     if config.encoder.stem != "linear":
         raise ValueError("encoder.stem = 'conv' is for images; tables need 'linear'")

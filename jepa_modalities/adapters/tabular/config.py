@@ -78,6 +78,8 @@ class TableShape:
     """codes of each categorical feature"""
     bins: tuple[int, ...] = ()
     """bins of each numeric feature, for piecewise-linear tokens"""
+    text: tuple[str, ...] = ()
+    """columns whose levels are read as they are spelled, whatever the rows of a file look like"""
 
 
 @dataclass(frozen=True)

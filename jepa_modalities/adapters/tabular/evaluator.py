@@ -23,6 +23,7 @@ from jepa_modalities.adapters.tabular.tokenizer import pack
 from jepa_modalities.eval.arms import PROBES, Arm, concatenate, score_arms
 from jepa_modalities.eval.features import POOLINGS, FeatureCache, extract, fingerprint
 from jepa_modalities.eval.head.fraction import label_curve
+from jepa_modalities.eval.probes import holdout
 from jepa_modalities.eval.regression import score_regression, value_holdout
 
 if TYPE_CHECKING:
@@ -96,8 +97,34 @@ def check(adapter: TabularAdapter) -> None:
     if choice.untrained < 1:
         raise ValueError("evaluate.untrained = 0: no result without this control; give at least 1")
     rows = labelled(adapter)
-    if len(np.unique(rows.target[rows.train])) < 2:
+    y = rows.target[rows.train]
+    if len(np.unique(y)) < 2:
         raise ValueError("the target has one value in the training rows; nothing can be probed")
+    for name in ("attentive", "finetune"):
+        if getattr(choice, name):
+            raise ValueError(
+                f"evaluate.{name} is not for tables; TabularJEPAClassifier and its sibling "
+                f"fine-tune (head='finetune')"
+            )
+    if bad := [share for share in choice.fractions if not 0 < share <= 1]:
+        raise ValueError(f"evaluate.fractions = {choice.fractions}: {bad[0]} is not in (0, 1]")
+    if choice.draws < 2 and (choice.fractions or choice.shots):
+        raise ValueError(f"evaluate.draws = {choice.draws}: an interval needs at least 2")
+    if adapter.table.task != "classification":
+        return
+    try:
+        holdout(y)
+    except ValueError as error:
+        raise ValueError(
+            f"data.target = {adapter.config.data.target!r} cannot be probed as classes: {error}. "
+            f"Set data.task to regression, name another column, or set evaluate.enabled to False"
+        ) from None
+    fewest = int(np.unique(y, return_counts=True)[1].min())
+    if choice.shots and not 1 <= min(choice.shots) <= max(choice.shots) <= fewest:
+        raise ValueError(
+            f"evaluate.shots = {choice.shots}: give labels per class from 1 to {fewest}, the rows "
+            f"of the rarest class"
+        )
 
 
 def evaluate(

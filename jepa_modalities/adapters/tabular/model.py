@@ -17,7 +17,8 @@ from jepa_modalities.adapters.tabular.masker import FeatureMasker
 from jepa_modalities.adapters.tabular.tokenizer import TableTokenizer
 from jepa_modalities.core.masking import Masker
 from jepa_modalities.core.registry import modalities
-from jepa_modalities.data.table import read_frame, stored
+from jepa_modalities.data.table import parsed
+from jepa_modalities.data.table_file import read_frame, stored
 
 MOST_BINS = 100_000  # of a column; far above any use
 
@@ -100,13 +101,10 @@ class TabularModality:
         data = config.data
         about: dict[str, Any] = {}
         if isinstance(raw, str | Path):
-            about, raw = stored(raw), read_frame(raw)
+            about, raw = stored(raw), read_frame(raw, config.shape.text)
         if not isinstance(raw, pd.DataFrame):
             return raw
         roles = {data.target or about.get("target"), *data.drop}
         roles.add(data.split or ("split" if about else None))
         frame = raw.drop(columns=[name for name in raw.columns if name in roles])
-        for name in data.dates:
-            if name in frame.columns:
-                frame[name] = pd.to_datetime(frame[name], format="mixed")
-        return frame.reset_index(drop=True)
+        return parsed(frame, data.dates).reset_index(drop=True)

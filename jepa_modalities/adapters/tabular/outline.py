@@ -9,7 +9,7 @@ from jepa_modalities.adapters.outline import LookedUp, Outline
 from jepa_modalities.adapters.tabular.adapter import TabularAdapter, extra_terms
 from jepa_modalities.adapters.tabular.config import TableShape, TabularConfig
 from jepa_modalities.adapters.tabular.model import embedding, geometry
-from jepa_modalities.data.table import is_there
+from jepa_modalities.data.table_file import is_there
 
 
 def outline(config: TabularConfig) -> Outline:

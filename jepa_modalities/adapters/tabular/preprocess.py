@@ -25,6 +25,7 @@ from jepa_modalities.adapters.tabular.scale import Scale, apply_scale, fit_scale
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+BOOLEAN = {"True": "1", "False": "0"}  # what else may be meant by them
 UNKNOWN, MISSING, RESERVED = 0, 1, 2  # category codes: never seen; empty; then the levels
 
 
@@ -126,6 +127,9 @@ class TablePreprocess:
                 parts = tuple(part for part, keep in labels if keep and part)
                 columns.append(Column(name, kind, parts))
                 values.append(found[:, varies])
+        made = [f"{c.name}:{part}" for c in columns for part in c.parts]
+        if twice := sorted(set(made) & {column.name for column in columns}):
+            raise ValueError(f"columns {twice} are named like parts of dates; rename them")
         if not columns:
             raise ValueError(
                 f"none of the {len(table.columns)} column(s) varies over the {len(table)} rows; "
@@ -158,6 +162,11 @@ class TablePreprocess:
     def cardinalities(self) -> tuple[int, ...]:
         """Codes per categorical feature, the two reserved ones included."""
         return tuple(len(column.levels) + RESERVED for column in self._categories)
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """Columns of levels that a file may spell like numbers; booleans are none."""
+        return tuple(c.name for c in self._categories if not set(c.levels) <= BOOLEAN.keys())
 
     @property
     def _categories(self) -> list[Column]:
@@ -264,6 +273,8 @@ def _codes(
     codes: NDArray[np.int64], spelled: Sequence[str], levels: Sequence[str]
 ) -> NDArray[np.int64]:
     number = {level: code for code, level in enumerate(levels, start=RESERVED)}
+    if set(levels) <= BOOLEAN.keys():
+        number |= {BOOLEAN[level]: code for level, code in number.items()}
     found = [number.get(level, UNKNOWN) for level in spelled]
     return np.array([*found, MISSING], dtype=np.int64)[codes]  # -1 is the last: missing
 

@@ -76,7 +76,9 @@ def apply_scale(scale: Scale, values: Array) -> NDArray[np.float32]:
         values: (rows, columns).
     """
     if scale.method != "quantile":
-        scaled = (values - scale.center) / scale.width
+        # No training value is clipped; far ones would overflow float32, or their square float64.
+        most = 1e100 if scale.method == "robust" else 1e6
+        scaled = np.clip((values - scale.center) / scale.width, -most, most)
         if scale.method == "robust":
             scaled = scaled / np.sqrt(1 + (scaled / 3) ** 2)
         return scaled.astype(np.float32)

@@ -14,8 +14,9 @@ from jepa_modalities.adapters.tabular.model import TabularModality
 from jepa_modalities.adapters.tabular.preprocess import TablePreprocess
 from jepa_modalities.adapters.tabular.tokenizer import pack
 from jepa_modalities.core.draw import Blocks
-from jepa_modalities.data.table import Table, stored, table_files
+from jepa_modalities.data.table import Table
 from jepa_modalities.data.table_blocks import TableBlocks
+from jepa_modalities.data.table_file import stored, table_files
 
 SAMPLE = 200_000  # rows that preprocessing, bins, fixed targets and replaced values come from
 WINDOW = 2**17  # rows that are mixed

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from jepa_modalities.core.batch import Tokens
+from jepa_modalities.core.draw import fixed_random
 from jepa_modalities.eval.features import encode, pool
 from jepa_modalities.eval.head.task import Predictions, Task
-from jepa_modalities.eval.head.train import Recipe, Split, Stack, fixed_random, outcomes, train
+from jepa_modalities.eval.head.train import Recipe, Split, Stack, outcomes, train
 
 # A smaller rate than for heads alone, and no dropout: the encoder starts from something.
 DEFAULT = Recipe(lr=1e-3, epochs=30, patience=6, dropout=0.0)
@@ -89,7 +90,7 @@ def finetune(
     y, val_y, mean, std = task.targets()
     split = Split(x, y.to(place), val, val_y.to(place), task.regression)
     outputs = 1 if task.regression else len(task.classes)
-    with fixed_random(seeds, place):
+    with fixed_random(seeds[0] if seeds else 0, place):
         one = TunedEncoder(encoder.to(place), tokenize, pooling, x[:2], outputs, recipe.dropout)
         net = Stack([copy.deepcopy(one).to(place) for _ in seeds])
         chosen = train(net, split, recipe, seeds)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jepa_modalities.core.draw import seeded
+from jepa_modalities.core.draw import fixed_random, seeded
 from jepa_modalities.core.schedules import warmup_cosine
 from jepa_modalities.eval.head.task import Predictions, Task
 
@@ -114,19 +113,11 @@ def fit_head(
     y, val_y, mean, std = task.targets()
     split = Split(x, y.to(place), val, val_y.to(place), task.regression)
     outputs = 1 if task.regression else len(task.classes)
-    with fixed_random(seeds, place):
+    with fixed_random(seeds[0] if seeds else 0, place):
         net = build(x.shape[1], outputs, seeds, recipe).to(place)
         chosen = train(net, split, recipe, seeds)
     found = [outcomes(net, part, len(seeds), task.regression, mean, std) for part in (val, test)]
     return Predictions(found[0], found[1], chosen, time.perf_counter() - start)
-
-
-@contextmanager
-def fixed_random(seeds: Sequence[int], device: torch.device) -> Iterator[None]:
-    """Torch's global generators seeded for dropout, and as they were afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seeds[0] if seeds else 0)
-        yield
 
 
 def outcomes(
