@@ -84,6 +84,8 @@ def configuration(settings: Mapping[str, Any], more: Mapping[str, Any] | None) -
         ValueError: an unknown name.
     """
     config = changed(recipe("tabular"), {**settings, "evaluate.enabled": False, **(more or {})})
+    if config.train.steps is None:
+        raise ValueError("train.steps = None: a table is pretrained for a number of steps")
     total = max(int(config.train.steps), 1)
     schedule = {
         "train.monitor_every": max(total // 10, 1),
