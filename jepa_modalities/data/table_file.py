@@ -108,6 +108,11 @@ def kind_of_file(place: Path) -> str:
     raise ValueError(f"{place}: unknown kind of table; expected one of {', '.join(ENDINGS)}")
 
 
+def separator_of(place: Path) -> str:
+    """A tab in .tsv files, else a comma."""
+    return "\t" if kind_of_file(place).startswith(".tsv") else ","
+
+
 def read_csv(place: Path, text: Sequence[str], **choices: Any) -> Any:
     """pandas' reader: commas, or tabs in a .tsv; every row as long as the header.
 
@@ -121,12 +126,11 @@ def read_csv(place: Path, text: Sequence[str], **choices: Any) -> Any:
     """
     import pandas as pd
 
-    separator = "\t" if ".tsv" in place.name.lower() else ","
     kinds = dict.fromkeys(text, str)
     with warnings.catch_warnings():
         # Rows that are longer would be cut, or their first column taken for an index.
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        return pd.read_csv(place, sep=separator, dtype=kinds, index_col=False, **choices)
+        return pd.read_csv(place, sep=separator_of(place), dtype=kinds, index_col=False, **choices)
 
 
 def with_index(frame: DataFrame) -> DataFrame:
@@ -145,7 +149,7 @@ def check_header(place: Path, names: Sequence[str]) -> None:
         return
     import pandas as pd
 
-    separator = "\t" if ".tsv" in place.name.lower() else ","
+    separator = separator_of(place)
     with refusing(place, "CSV", REMEDY):
         row = pd.read_csv(place, sep=separator, header=None, nrows=1, dtype=str).iloc[0]
     header = row.dropna().tolist()

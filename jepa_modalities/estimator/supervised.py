@@ -120,9 +120,9 @@ class _Supervised(BaseEstimator):  # type: ignore[misc]
         kind, other = "regressor", is_classifier
         if is_classifier(self):
             kind, other = "classifier", is_regressor
-        known = isinstance(self.head, str) and self.head in HEADS
+        named = isinstance(self.head, str) and self.head in HEADS
         model = hasattr(self.head, "fit") and not isinstance(self.head, type)
-        if not known and not (model and not other(self.head)):
+        if not named and not (model and not other(self.head)):
             raise ValueError(
                 f"head = {self.head!r}: choose from {', '.join(HEADS)}, or give a scikit-learn "
                 f"{kind}"
