@@ -206,6 +206,21 @@ def test_reg_study(load: Any, root: Path) -> None:
     assert len(set(ends.values())) == len(ends)
 
 
+def test_reg_study_with_the_network_of_the_paper(load: Any, root: Path) -> None:
+    study = load("tabular_reg_study")
+    small = ["--tables", "abalone", "--steps", "2", "--seeds", "1", "--limit", "64"]
+    paper = ["--paper", "--tokens", "1", "--norms", "post", "--no-vicreg"]
+    study.main([*small, *paper, "--work", str(root / "paper")])
+    content = json.loads((root / "paper" / "summary.json").read_text())
+    assert content["paper"] and list(content["results"]["abalone"]) == ["postnorm_reg1"]
+    (case,) = content["results"]["abalone"]["postnorm_reg1"]
+    assert case["curve"][-1]["step"] == 2
+    default = study.configuration({"encoder.num_prefix": 4, "train.steps": 2}, None)
+    config = study.as_published(default)
+    assert (config.encoder.depth, config.encoder.num_prefix, config.train.steps) == (16, 4, 2)
+    assert config.train.lr == 3.66e-4
+
+
 def test_step_times(load: Any, root: Path) -> None:
     step = load("tabular_step")
     own = ["--tables", "abalone", "--batch", "16", "--targets", "2", "--rounds", "1"]
