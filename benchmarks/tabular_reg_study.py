@@ -6,7 +6,8 @@
 0, 1 and 4 tokens x pre-norm and post-norm blocks x without and with VICReg, on two tables; collapse
 statistics over time, and a linear head on the validation rows at the end. `--paper`: network, masks
 and optimiser of the recipe `tabular_paper` (16 blocks of width 64) instead of the default's.
-Finished runs are kept in the work folder, so an interrupted study goes on.
+Finished runs are kept in the work folder, so an interrupted study goes on; other tables in the file
+of `--out` stay there.
 """
 
 from __future__ import annotations
@@ -135,6 +136,21 @@ def packed(adapter: Any, frame: Any) -> torch.Tensor:
     return pack(adapter.preprocess.transform(frame)).to(adapter.tokenizer.about.device)
 
 
+def earlier(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """Tables that a run with the same settings left in the file of `--out`.
+
+    Raises:
+        SystemExit: it has other settings.
+    """
+    if not out.exists():
+        return {}
+    old = json.loads(out.read_text())
+    if {name: old.get(name) for name in asked} != asked:
+        raise SystemExit(f"{out} holds a study with other settings than {asked}: another --out")
+    found: dict[str, Any] = old["results"]
+    return found
+
+
 def table(results: dict[str, Any], tables: Sequence[str]) -> str:
     """The study as Markdown: first and last statistics, means over seeds."""
     lines = ["# Register tokens on tables", ""]
@@ -182,7 +198,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="name of the .json and .md files")
     own = parser.parse_args(argv)
     torch.set_num_threads(own.threads)
-    results: dict[str, Any] = {}
+    out = Path(f"{own.out or Path(own.work) / 'summary'}.json")
+    names = ("steps", "seeds", "weight", "device", "limit", "paper")
+    asked = {name: getattr(own, name) for name in names}
+    results = earlier(out, asked)
     for name in own.tables:
         data = Data(name, "val", own.limit)
         results[name] = {}
@@ -191,11 +210,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             results[name][case_name(*case)] = runs
             last = runs[-1]
             print(f"{name} {case_name(*case)}: {last['linear']:.4f}; {last['verdict']}", flush=True)
-    out = own.out or Path(own.work) / "summary"
-    asked = {name: getattr(own, name) for name in ("steps", "seeds", "weight", "device", "paper")}
-    content = about(own.threads) | asked | {"results": results}
-    Path(f"{out}.json").write_text(json.dumps(content, indent=1) + "\n")
-    Path(f"{out}.md").write_text(table(results, own.tables) + "\n")
+    out.write_text(json.dumps(about(own.threads) | asked | {"results": results}, indent=1) + "\n")
+    out.with_suffix(".md").write_text(table(results, list(results)) + "\n")
 
 
 if __name__ == "__main__":

@@ -201,6 +201,8 @@ def test_reg_study(load: Any, root: Path) -> None:
     first = cases["prenorm_reg1_vicreg"][0]
     assert first["curve"][0]["step"] == 0 and first["curve"][-1]["step"] == 4
     assert {"rankme", "std", "spread"} <= first["curve"][0].keys()
+    with pytest.raises(SystemExit, match="other settings"):
+        study.main([*small, "--weight", "1.0", "--work", str(root / "study")])
     # Another case is another network, and VICReg another training.
     ends = {name: runs[0]["curve"][-1]["rankme"] for name, runs in cases.items()}
     assert len(set(ends.values())) == len(ends)
