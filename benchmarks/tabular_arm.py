@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from jepa_modalities.adapters.tabular.bar import (
     fit_nystroem,
     fit_trees,
     piecewise_map,
+    piecewise_maps,
     raw_map,
 )
 from jepa_modalities.adapters.tabular.evaluator import CHOICE_ROWS, GAMMAS, LEAVES
@@ -127,11 +128,21 @@ class Data:
 
     @cached_property
     def piecewise(self) -> Triple:
-        """Piecewise-linear inputs."""
+        """Piecewise-linear inputs of 16 bins, which kernels and trees see."""
         process = self.preprocess("quantile")
         parts = self.arrays(process)
         apply = piecewise_map(parts[0], process.cardinalities)
         return apply(parts[0]), apply(parts[1]), apply(parts[2])
+
+    @cache  # noqa: B019 - lives as long as the table
+    def finest(self, widest: int) -> Triple:
+        """Piecewise-linear inputs with as many bins as the validation rows choose."""
+        process = self.preprocess("quantile")
+        parts = self.arrays(process)
+        maps = piecewise_maps(parts[0], process.cardinalities, widest)
+        made = {str(bins): tuple(apply(part) for part in parts) for bins, apply in maps.items()}
+        tried = {name: (part[0], part[1]) for name, part in made.items()}
+        return made[choose(tried, self.outputs(self.y), self.outputs(self.val_y))[0]]  # type: ignore[return-value]
 
     def _chosen(self, values: Sequence[float], fit: Callable[[Array, float], Any]) -> float:
         """The value whose features, few of them, tell the validation rows best."""
@@ -157,9 +168,9 @@ class Data:
         )
 
     def bar(self, kind: str, width: int, seed: int) -> Triple:
-        """`ple`, `nystroem` or `trees`, the last two at the encoder's width."""
+        """`ple`, at most twice as wide as the encoder; `nystroem` or `trees`, as wide."""
         if kind == "ple":
-            return self.piecewise
+            return self.finest(2 * width)
         x = self.piecewise[0]
         fit: Callable[[Array], Array]
         fit = (

@@ -20,6 +20,7 @@ from jepa_modalities.adapters.tabular.bar import (
     fit_trees,
     one_hot,
     piecewise_map,
+    piecewise_maps,
     raw_map,
 )
 from jepa_modalities.adapters.tabular.bin import bin_edges, piecewise_linear
@@ -94,6 +95,19 @@ def test_nystroem_approximates_its_kernel() -> None:
     distance = ((x[:, None] - x[None]) ** 2).sum(-1)
     np.testing.assert_allclose(map_ @ map_.T, np.exp(-scale * distance), atol=2e-3)
     assert fit_nystroem(x, 16, 1.0)(x).shape == (60, 16)
+
+
+def test_finer_bins_while_they_are_no_wider_than_asked() -> None:
+    numbers = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    arrays = TableArrays(numbers, np.zeros((300, 1), np.int64))
+    assert list(piecewise_maps(arrays, (3,), 2 * 64 + 3)) == [16, 32, 64]
+    found = piecewise_maps(arrays, (3,), 2 * 64 + 2)
+    assert list(found) == [16, 32]
+    np.testing.assert_array_equal(found[32](arrays), piecewise_map(arrays, (3,), 32)(arrays))
+    assert list(piecewise_maps(arrays, (3,), 1)) == [16]  # always
+    few = TableArrays(numbers[:20], np.zeros((20, 1), np.int64))
+    widths = [apply(few).shape[1] for apply in piecewise_maps(few, (3,), 1000).values()]
+    assert widths == [35, 41]  # no more bins than rows allow
 
 
 def test_tree_leaves_are_indicators() -> None:

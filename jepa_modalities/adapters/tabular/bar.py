@@ -21,6 +21,7 @@ from jepa_modalities.eval.probes import floats, standardise
 Array = NDArray[np.float32]
 Map = Callable[[TableArrays], Array]
 LEAVES = 8  # per random tree
+BINS = (16, 32, 64, 128)  # of piecewise-linear inputs, chosen on validation rows
 
 
 def one_hot(arrays: TableArrays, cardinalities: tuple[int, ...]) -> Array:
@@ -62,6 +63,25 @@ def piecewise_map(train: TableArrays, cardinalities: tuple[int, ...], bins: int 
         return np.concatenate(parts, axis=1)
 
     return apply
+
+
+def piecewise_maps(
+    train: TableArrays, cardinalities: tuple[int, ...], widest: int
+) -> dict[int, Map]:
+    """`piecewise_map` with 16 bins, and with more as long as it is at most `widest` wide.
+
+    Where a column counts time or place, many bins tell far more than 16: a linear head on 128 bins
+    of electricity beats Nystroem features on 16.
+    """
+    first, width = TableArrays(train.numeric[:1], train.category[:1]), 0
+    found: dict[int, Map] = {}
+    for bins in BINS:
+        apply = piecewise_map(train, cardinalities, bins)
+        before, width = width, apply(first).shape[1]
+        if found and not before < width <= widest:
+            break
+        found[bins] = apply
+    return found
 
 
 def fit_nystroem(x: Array, width: int, gamma: float, seed: int = 0) -> Callable[[Array], Array]:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepa_modalities.adapters.tabular.bar import (
+    BINS,
     choose,
     fit_nystroem,
     fit_trees,
-    piecewise_map,
+    piecewise_maps,
     raw_map,
 )
 from jepa_modalities.adapters.tabular.preprocess import TableArrays, TablePreprocess
@@ -203,7 +204,8 @@ def encoder_arms(
 def control_arms(
     adapter: TabularAdapter, rows: Rows, width: int
 ) -> tuple[list[Arm], dict[str, float]]:
-    """Raw columns and the three bars; scale, bandwidth and leaves are chosen on validation rows.
+    """Raw columns and the three bars; scale, bins, bandwidth and leaves are chosen on validation
+    rows.
 
     Args:
         adapter: with its data open.
@@ -211,7 +213,7 @@ def control_arms(
         width: of the encoder's features, which the bars get too.
 
     Returns:
-        The arms, and `chosen/...`: which scale, bandwidth and leaves were taken.
+        The arms, and `chosen/...`: which scale, bins, bandwidth and leaves were taken.
     """
     regression = adapter.table.task == "regression"
     y, val_y = (rows.outputs(part, regression) for part in (rows.train, rows.val))
@@ -231,9 +233,14 @@ def control_arms(
     found = [arm("raw", raws[scale][0], raws[scale][2])]
 
     process = adapter.preprocess
-    piecewise = piecewise_map(arrays(process, rows.train), process.cardinalities)
-    x, v, t = (piecewise(arrays(process, part)) for part in (rows.train, rows.val, rows.score))
-    found.append(arm("bar", x, t))
+    parts = [arrays(process, part) for part in (rows.train, rows.val, rows.score)]
+    codes = {
+        str(bins): [apply(part) for part in parts]
+        for bins, apply in piecewise_maps(parts[0], process.cardinalities, width).items()
+    }
+    bins, _ = choose({name: (c[0], c[1]) for name, c in codes.items()}, y, val_y)
+    found.append(arm("bar", codes[bins][0], codes[bins][2]))
+    x, v, t = codes[str(BINS[0])]  # kernels and trees gain nothing from finer bins
     sample = np.random.default_rng(seed).permutation(len(x))[:CHOICE_ROWS]
     tried = {}
     for gamma in GAMMAS:
@@ -252,6 +259,7 @@ def control_arms(
         found.append(arm(name, kernel(x), kernel(t)))
     return found, {
         f"chosen/raw_{scale}": 1.0,
+        "chosen/piecewise_bins": float(bins),
         "chosen/nystroem_gamma": gamma,
         "chosen/tree_leaves": float(leaves),
     }
