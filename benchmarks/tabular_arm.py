@@ -129,17 +129,21 @@ class Data:
     @cached_property
     def piecewise(self) -> Triple:
         """Piecewise-linear inputs of 16 bins, which kernels and trees see."""
-        process = self.preprocess("quantile")
-        parts = self.arrays(process)
-        apply = piecewise_map(parts[0], process.cardinalities)
+        parts, cardinalities = self.quantiles
+        apply = piecewise_map(parts[0], cardinalities)
         return apply(parts[0]), apply(parts[1]), apply(parts[2])
+
+    @cached_property
+    def quantiles(self) -> tuple[tuple[TableArrays, TableArrays, TableArrays], tuple[int, ...]]:
+        """Quantile-normal numbers and codes of the three parts, and the codes of each category."""
+        process = self.preprocess("quantile")
+        return self.arrays(process), process.cardinalities
 
     @cache  # noqa: B019 - lives as long as the table
     def finest(self, widest: int) -> Triple:
         """Piecewise-linear inputs with as many bins as the validation rows choose."""
-        process = self.preprocess("quantile")
-        parts = self.arrays(process)
-        maps = piecewise_maps(parts[0], process.cardinalities, widest)
+        parts, cardinalities = self.quantiles
+        maps = piecewise_maps(parts[0], cardinalities, widest)
         made = {str(bins): tuple(apply(part) for part in parts) for bins, apply in maps.items()}
         tried = {name: (part[0], part[1]) for name, part in made.items()}
         return made[choose(tried, self.outputs(self.y), self.outputs(self.val_y))[0]]  # type: ignore[return-value]
