@@ -70,8 +70,8 @@ def piecewise_maps(
 ) -> dict[int, Map]:
     """`piecewise_map` with 16 bins, and with more as long as it is at most `widest` wide.
 
-    Where a column counts time or place, many bins tell far more than 16: a linear head on 128 bins
-    of electricity beats Nystroem features on 16.
+    Where a column counts time or place, many bins may tell far more than 16 (electricity:
+    benchmarks/README.md).
     """
     first, width = TableArrays(train.numeric[:1], train.category[:1]), 0
     found: dict[int, Map] = {}
