@@ -50,6 +50,7 @@ def settings(tokens: int, norm: str, vicreg: bool, own: argparse.Namespace) -> d
     """Dotted settings of one case."""
     found: dict[str, Any] = {
         "objective.detection": 0.0,  # it would keep the encoder from collapsing by itself
+        "tokens.numeric": "linear",  # as in the paper
         "encoder.num_prefix": tokens,
         "encoder.norm": norm,
         "train.steps": own.steps,

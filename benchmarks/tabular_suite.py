@@ -198,7 +198,7 @@ class Suite:
                 "raw": self.best_on_val(("raw_standard", "raw_quantile"), head),
                 "bar": bar,
             }
-            for arm in ("untrained", *learned):
+            for arm in ("untrained", *(v.name for v in self.variants if v.steps)):
                 self.cell(f"{arm}+ple", head)
                 self.cell(f"{arm}+{bar}", head)
         if "boosting" in self.own.heads:
@@ -271,7 +271,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--variant",
         action="append",
-        help="learned arm NAME:key=value;... (see tabular_arm.parse_variant); default: jepa",
+        help="learned arm NAME:key=value;... (see tabular_arm.parse_variant), with steps=0 one "
+        "more untrained control; the first is compared; default: jepa",
     )
     parser.add_argument("--peers", nargs="*", default=[], choices=("scarf", "vime"))
     parser.add_argument("--few", action="store_true", help="also few labels")

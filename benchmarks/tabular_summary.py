@@ -70,7 +70,9 @@ def summarise(suite: Suite) -> dict[str, Any]:
         for name in ("untrained", *(v.name for v in suite.variants)):
             if f"{name}+{bar}" in cells:
                 cells[f"{name}+bar"] = cells[f"{name}+{bar}"]
-        against = ["raw", "untrained", *BARS, *[name for name in cells if name.startswith("peer_")]]
+        others = [v.name for v in suite.variants[1:] if not v.steps]
+        peers = [name for name in cells if name.startswith("peer_")]
+        against = ["raw", "untrained", *others, *BARS, *peers]
         pairs = [(learned, control) for control in against] + [(f"{learned}+bar", bar)]
         found[head] = {
             "raw": raw,
@@ -109,14 +111,17 @@ def summarise(suite: Suite) -> dict[str, Any]:
 
 
 def verdicts(tables: dict[str, Any], learned: str) -> dict[str, Any]:
-    """On how many tables the learned arm beats raw, untrained AND every bar; with bar, the bar.
+    """On how many tables the learned arm beats raw, every untrained AND every bar; with bar, the
+    bar.
 
     By each table's first metric, and by AUC on those that have it.
     """
-    controls = [f"{learned}-{name}" for name in ("raw", "untrained", *BARS)]
     counted: dict[str, Any] = {}
     for head in dict.fromkeys(head for table in tables.values() for head in table["heads"]):
         rows = {n: t["heads"][head]["paired"] for n, t in tables.items() if head in t["heads"]}
+        pairs = dict.fromkeys(key for found in rows.values() for key in found)
+        untrained = [key for key in pairs if key.startswith(f"{learned}-untrained")]
+        controls = [f"{learned}-raw", *untrained, *(f"{learned}-{name}" for name in BARS)]
         metrics = {name: tables[name]["metric"] for name in rows}
         counted[head] = _beaten(rows, metrics, controls, learned)
         areas = {name: pairs for name, pairs in rows.items() if name in WITH_AUC}

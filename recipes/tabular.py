@@ -9,7 +9,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from jepa_modalities.adapters.tabular.config import ObjectiveConfig, TableData, TabularConfig
+from jepa_modalities.adapters.tabular.config import (
+    ObjectiveConfig,
+    TableData,
+    TabularConfig,
+    TokenConfig,
+)
 from jepa_modalities.config import (
     EncoderConfig,
     EvaluateConfig,
@@ -35,6 +40,8 @@ def _table(data: TableData, steps: int = 10_000) -> TabularConfig:
     replaced-value detection."""
     return TabularConfig(
         data=data,
+        # Linear tokens make nearby values look alike; validation rows prefer fine bins.
+        tokens=TokenConfig(numeric="ple", bins=128),
         encoder=EncoderConfig(
             dim=32,
             depth=2,
@@ -133,6 +140,7 @@ def tabular_paper() -> TabularConfig:
     return replace(
         config,
         data=replace(config.data, numeric="standard"),
+        tokens=TokenConfig(),
         encoder=EncoderConfig(
             dim=64,
             depth=16,

@@ -136,7 +136,7 @@ def inputs_of(adapter: Any) -> Inputs:
     process = adapter.preprocess
     train = process.transform(adapter.table.frame.iloc[adapter.table.rows("train")])
     gappy = np.isnan(train.numeric).any(axis=0)
-    edges = tuple(bin_edges(train.numeric, adapter.config.tokens.bins))
+    edges = tuple(bin_edges(train.numeric, adapter.config.objective.bins))
     names = [
         f"{name}:bin{number}"
         for name, edge in zip(process.numeric_names, edges, strict=True)

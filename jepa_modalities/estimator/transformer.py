@@ -40,6 +40,7 @@ POOLINGS = {
 MOST_OUTPUT = 8e9  # bytes
 WORKING = 256e6  # bytes for the rows that are under way
 MOST_ROWS = 8192
+FEWEST_ROWS = 16  # products of fewer are summed in another order: features would differ by 1e-7
 
 
 class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -233,16 +234,22 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         prefixed = tokens + config.num_prefix
         wide = 4 * prefixed * config.dim * (8 + config.depth + 2 * config.mlp_ratio)
         attention = 4 * config.heads * prefixed**2
-        return int(np.clip(WORKING / (wide + attention + 8 * self._n_features_out), 1, MOST_ROWS))
+        shape = self.encoder_.config.shape
+        codes = 16 * len(shape.bins) * max(shape.bins, default=0)  # padded to the most bins
+        needed = wide + attention + codes + 8 * self._n_features_out
+        return int(np.clip(WORKING / needed, 1, MOST_ROWS))
 
     @torch.inference_mode()
     def _features(self, part: Any) -> NDArray[np.float32]:
         tokenizer: Any = self.encoder_.tokenizer
         arrays = tokenizer.preprocess.transform(part)
-        tokens = tokenizer(pack(arrays).to(tokenizer.about.device))
+        packed = pack(arrays).to(tokenizer.about.device)
+        rows = len(packed)
+        if rows < FEWEST_ROWS:
+            packed = packed[torch.arange(FEWEST_ROWS, device=packed.device) % rows]
         name = POOLINGS[self.pooling]
-        latents = encode(self.encoder_.encoder, tokens, (name,))
-        found: NDArray[np.float32] = pool(latents, name).float().cpu().numpy()
+        latents = encode(self.encoder_.encoder, tokenizer(packed), (name,))
+        found: NDArray[np.float32] = pool(latents, name)[:rows].float().cpu().numpy()
         if self.include_inputs:
             return np.concatenate([found, self.inputs_(arrays)], axis=1)
         return found

@@ -154,6 +154,28 @@ def test_shape_is_filled_from_the_data() -> None:
     assert opened.config.shape.bins == (4, 4, 4, 4)
 
 
+def test_tokens_and_targets_have_bins_of_their_own() -> None:
+    changes: dict[str, object] = {"tokens__numeric": "ple", "target__kind": "ple"}
+    opened = adapter(tokens__bins=4, objective__bins=8, objective__reconstruction=1.0, **changes)
+    assert opened.config.shape.bins == (4, 4, 4, 4)
+    assert opened.embedding().number.linear.weight.shape == (4, 4, opened.config.encoder.dim)
+    found = opened.target()
+    assert found is not None and found[1] == 8
+    (term,) = opened.terms()
+    assert term.bins == 8
+
+
+def test_a_column_of_two_values_gets_one_bin_without_a_warning(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    frame = pd.DataFrame({"two": [0.0, 1.0] * 50, "many": np.arange(100.0)})
+    opened = adapter(frame, tokens__numeric="ple", tokens__bins=128)
+    assert opened.config.shape.bins[0] == 1 < opened.config.shape.bins[1] < 60  # training rows
+    x = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[1e6, 0.0], [1e6, 0.0]]])
+    assert torch.isfinite(opened.embedding()(x)).all()
+    assert not [w for w in recwarn if "bin" in str(w.message)]
+
+
 def test_pack_by_hand() -> None:
     arrays = TableArrays(
         np.array([[1.5, np.nan], [np.nan, -2.0]], np.float32), np.array([[3], [1]], np.int64)

@@ -150,6 +150,10 @@ def test_verdicts_count_a_win_over_every_control_only(load: Any) -> None:
     assert found["beats all controls"] == ["all"]
     assert found["jepa+bar beats bar"] == ["all", "one tie"]
     assert found["jepa-untrained"] == ["all"]
+    # One more untrained encoder is one more control.
+    more = tables["all"]["heads"]["linear"]["paired"]
+    more["jepa-untrained_linear"] = {"accuracy": {"outcome": "tie"}}
+    assert summary.verdicts(tables, "jepa")["linear"]["beats all controls"] == []
 
 
 def test_a_table_keeps_the_heads_of_another_day(load: Any) -> None:

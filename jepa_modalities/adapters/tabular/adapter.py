@@ -85,18 +85,15 @@ class TabularAdapter:
         self.tokenizer, self.preprocess = tokenizer, tokenizer.preprocess
         arrays = self.preprocess.transform(self.table.frame.iloc[self.table.rows("train")])
         self.values, self._resident = pack(arrays), None
-        self.edges = [
-            torch.from_numpy(edge).float()
-            for edge in bin_edges(arrays.numeric, self.config.tokens.bins)
-        ]
+        self.edges = _edges(arrays.numeric, self.config.objective.bins)
         ple = self.config.tokens.numeric == "ple"
-        bins = [len(edge) - 1 for edge in self.edges] if ple else []
+        self.fine = _edges(arrays.numeric, self.config.tokens.bins) if ple else []
         self.config = replace(
             self.config,
             shape=TableShape(
                 len(self.preprocess.numeric_names),
                 self.preprocess.cardinalities,
-                tuple(bins),
+                tuple(len(edge) - 1 for edge in self.fine),
                 self.preprocess.text,
             ),
         )
@@ -123,7 +120,7 @@ class TabularAdapter:
 
     def embedding(self) -> nn.Module:
         """Weights for every feature."""
-        return embedding(self.config, self.edges)
+        return embedding(self.config, self.fine)
 
     def target(self) -> tuple[nn.Module, int] | None:
         """The fixed target that `target.kind` names, or None."""
@@ -211,6 +208,10 @@ class TabularAdapter:
         return table_pictures(self, encoders)
 
 
+def _edges(numeric: Any, bins: int) -> list[Tensor]:
+    return [torch.from_numpy(edge).float() for edge in bin_edges(numeric, bins)]
+
+
 def extra_terms(
     config: TabularConfig, edges: Sequence[Tensor], fixed: int | None
 ) -> list[nn.Module]:
@@ -257,6 +258,7 @@ def check(config: TabularConfig) -> None:
     for name, value, least in (
         ("objective.detection", choice.detection, 0),
         ("objective.reconstruction", choice.reconstruction, 0),
+        ("objective.bins", choice.bins, 2),
         ("tokens.bins", config.tokens.bins, 2),
         ("tokens.frequencies", config.tokens.frequencies, 1),
         ("data.max_levels", config.data.max_levels, 1),

@@ -43,8 +43,8 @@ class TokenConfig:
 
     numeric: Literal["linear", "ple", "periodic"] = "linear"
     """embedding of numbers; piecewise-linear and periodic ones need rtdl_num_embeddings"""
-    bins: int = 16
-    """of piecewise-linear embeddings, targets and reconstruction"""
+    bins: int = 128
+    """of piecewise-linear embeddings, at most; fewer where a column has fewer values"""
     frequencies: int = 24
     """of periodic embeddings"""
     frequency_scale: float = 0.1
@@ -66,6 +66,8 @@ class ObjectiveConfig:
     """share of the values that are replaced"""
     reconstruction: float = 0.0
     """tell the bin or the level of hidden values"""
+    bins: int = 16
+    """of that, of the fixed target 'ple', and of the inputs that may stand beside the features"""
 
 
 @dataclass(frozen=True)

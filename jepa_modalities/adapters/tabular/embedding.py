@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,10 +112,14 @@ def _number(
     module: Any
     if choice.numeric == "ple":
         if edges is None:
-            edges = [torch.linspace(-1, 1, choice.bins + 1)] * numeric
-        module = rtdl.PiecewiseLinearEmbeddings(
-            [edge.float() for edge in edges], dim, activation=False, version="A"
-        )
+            edges = [torch.linspace(-1, 1, choice.bins + 1, device="cpu")] * numeric
+        place = torch.get_default_device()  # "meta" where only shapes are asked for
+        with warnings.catch_warnings(), torch.device("cpu"):  # it looks at the edges
+            warnings.filterwarnings("ignore", message=".* has just two bin edges")  # two values
+            module = rtdl.PiecewiseLinearEmbeddings(
+                [edge.float() for edge in edges], dim, activation=False, version="A"
+            )
+        module = module.to(place)
     elif choice.numeric == "periodic":
         module = rtdl.PeriodicEmbeddings(
             numeric,

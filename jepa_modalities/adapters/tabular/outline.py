@@ -30,12 +30,12 @@ def outline(config: TabularConfig) -> Outline:
                 f"assumed; --shape.numeric and --shape.cardinalities tell others"
             )
     shape, choice = geometry(config), config.objective
-    edges = [torch.arange(config.tokens.bins + 1.0)] * config.shape.numeric
+    edges = [torch.arange(choice.bins + 1.0)] * config.shape.numeric
     found = Outline(config, shape, lambda: embedding(config), samples=samples, notes=notes)
     found.views = int(choice.detection > 0)
     width = None
     if config.target.kind != "ema" and config.mask.kind != "none":
-        width = config.target.dim if config.target.kind == "nystroem" else config.tokens.bins
+        width = config.target.dim if config.target.kind == "nystroem" else choice.bins
         found.fixed = LookedUp(shape.num_tokens, width), width
         found.notes.append("the fixed target's own products are not counted")
 

@@ -112,7 +112,7 @@ def fixed_target(
     Raises:
         ValueError: unknown kind.
     """
-    bins = max([config.tokens.bins, *(len(edge) - 1 for edge in edges)])
+    bins = max([config.objective.bins, *(len(edge) - 1 for edge in edges)])
     codes = BinTarget(edges, config.shape.cardinalities, bins, config.train.seed)
     if config.target.kind == "ple":
         return codes, bins
