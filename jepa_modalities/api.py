@@ -365,11 +365,10 @@ def evaluate(
         if hasattr(config, "shape"):
             config = replace(config, shape=pretrained.config.shape)
         adapter: Any = adapters[config.modality](config, run.path)
-        tokenizer = pretrained.tokenizer  # as it was fitted, whatever data are scored
-        if hasattr(adapter, "adopt"):
-            adapter.adopt(tokenizer)
+        if hasattr(adapter, "adopt"):  # as it was fitted, whatever data are scored
+            adapter.adopt(pretrained)
         else:
-            adapter.tokenizer = tokenizer
+            adapter.tokenizer = pretrained.tokenizer
         known = run.metrics if (run.path / "metrics.json").exists() else {}
         facts = {k: v for k, v in known.items() if k.startswith(("speed/", "train/", "collapse/"))}
         finish(run, adapter, None, facts, None)

@@ -40,7 +40,7 @@ POOLINGS = {
 MOST_OUTPUT = 8e9  # bytes
 WORKING = 256e6  # bytes for the rows that are under way
 MOST_ROWS = 8192
-FEWEST_ROWS = 16  # products of fewer are summed in another order: features would differ by 1e-7
+FEWEST_ROWS = 16  # small products go other ways: one row alone would be rounded otherwise
 
 
 class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -67,7 +67,7 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         learning_rate: highest; 1e-3 is safer for `dim` above 64.
         categorical: columns (names, or numbers for arrays) that are categories whatever their type.
         settings: any setting of the recipe `tabular` by its dotted name, such as
-            `{"objective.detection": 1.0}`; wins over the arguments above.
+            `{"objective.detection": 0.0}`; wins over the arguments above.
         random_state: fixes everything.
         device: "auto", "cpu" or "cuda".
         time_limit: seconds for pretraining; fewer steps are made where they would take longer.
@@ -245,8 +245,9 @@ class TabularJEPA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         arrays = tokenizer.preprocess.transform(part)
         packed = pack(arrays).to(tokenizer.about.device)
         rows = len(packed)
-        if rows < FEWEST_ROWS:
-            packed = packed[torch.arange(FEWEST_ROWS, device=packed.device) % rows]
+        least = min(FEWEST_ROWS, self._rows_at_once())
+        if rows < least:
+            packed = packed[torch.arange(least, device=packed.device) % rows]
         name = POOLINGS[self.pooling]
         latents = encode(self.encoder_.encoder, tokenizer(packed), (name,))
         found: NDArray[np.float32] = pool(latents, name)[:rows].float().cpu().numpy()

@@ -214,15 +214,17 @@ def _check_claim(config: Any, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(
             f"encoder.depth = {config.encoder.depth}, but there are {len(tensors)} tensors"
         )
+    modality, held = modalities[config.modality], sum(value.numel() for value in tensors.values())
+    if hasattr(modality, "numbers") and modality.numbers(config) > held:
+        raise ValueError(f"the first layer has more numbers by the settings than all {held:,}")
     with torch.device("meta"):  # shapes without numbers
         try:
             outline = _built(config).state_dict()
         except RuntimeError as error:
             if "meta" not in str(error):
                 raise
-            # A first layer that reads numbers while it is built (piecewise-linear codes): without.
-            shape = modalities[config.modality].geometry(config)
-            bare = build_encoder(config, shape, nn.Identity()).state_dict()
+            # A first layer of another package that reads numbers while it is built: without.
+            bare = build_encoder(config, modality.geometry(config), nn.Identity()).state_dict()
             outline = {f"encoder.{name}": value for name, value in bare.items()}
     for name, wanted in outline.items():
         found = tensors[name].numel() if name in tensors else 0

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 
 from jepa_modalities.adapters.base import build_jepa
 from jepa_modalities.adapters.tabular.adapter import TabularAdapter
+from jepa_modalities.adapters.tabular.bin import REACH
 from jepa_modalities.adapters.tabular.config import TableData, TabularConfig, TokenConfig
-from jepa_modalities.adapters.tabular.embedding import FeatureEmbedding
+from jepa_modalities.adapters.tabular.embedding import FeatureEmbedding, within_reach
 from jepa_modalities.adapters.tabular.model import TabularModality
 from jepa_modalities.adapters.tabular.objective import Detection, Reconstruction, replaced
 from jepa_modalities.adapters.tabular.preprocess import TableArrays, TablePreprocess
@@ -32,7 +33,7 @@ from jepa_modalities.core.jepa import JEPAOutput
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.core.positions import grid_positions
 from jepa_modalities.data.table import Table
-from jepa_modalities.export.encoder import load_encoder, save_encoder
+from jepa_modalities.export.encoder import PretrainedEncoder, load_encoder, save_encoder
 from jepa_modalities.settings import changed
 from jepa_modalities.testing import check_adapter
 
@@ -141,10 +142,46 @@ def test_another_table_is_scored_with_the_encoders_scales_and_levels() -> None:
     numbers = other.select_dtypes("number").columns
     other[numbers] = other[numbers] * 10 + 3
     opened = adapter(other)
-    opened.adopt(first.tokenizer)
+    opened.adopt(pretrained(first))
     train = other.iloc[np.flatnonzero(opened.table.split == "train")]
     assert torch.equal(opened.values, pack(first.preprocess.transform(train)))
     assert opened.config.shape == first.config.shape
+
+
+def pretrained(opened: TabularAdapter) -> PretrainedEncoder:
+    encoder = build_jepa(opened.config, opened).encoder
+    return PretrainedEncoder(opened.config, opened.tokenizer, encoder)
+
+
+def test_another_tables_controls_have_the_encoders_bins() -> None:
+    few = frame(30)
+    few["a"] = np.where(few["a"] > 0, 1.0, -1.0)
+    changes: dict[str, object] = {"tokens__numeric": "ple", "tokens__bins": 128}
+    first, opened = adapter(**changes), adapter(few, **changes)
+    assert opened.config.shape.bins != first.config.shape.bins
+    opened.adopt(pretrained(first))
+    assert opened.config.shape == first.config.shape
+    for name, wanted in first.embedding().number.impl.named_buffers():
+        found = opened.embedding().number.impl.get_buffer(name)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("edges", [[-1.0, -0.999, 0.0, 2.0], [-1.0, 2.0]])
+def test_numbers_beyond_the_bins_stay_in_reach(edges: list[float]) -> None:
+    bins = [torch.tensor(edges), torch.linspace(0, 1, 6)]
+    layer = FeatureEmbedding(2, (), 8, TokenConfig("ple"), bins)
+    for found, wanted in zip(layer.edges, bins, strict=True):
+        torch.testing.assert_close(found, wanted)
+    values = torch.zeros(5, 2, 2)
+    values[:, 0, 0] = torch.tensor([edges[0], edges[-1], -50.0, 50.0, float("nan")])
+    x = values[:4, :, 0]
+    inside = within_reach(x, layer.number.impl)
+    low = edges[0] - REACH * (edges[1] - edges[0])
+    high = edges[-1] + REACH * (edges[-1] - edges[-2])
+    expected = torch.tensor([edges[0], edges[-1], low, high])
+    torch.testing.assert_close(inside[:, 0], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(inside[:, 1], x[:, 1])
+    assert torch.isnan(layer(values)[4, 0]).all()  # what is no number is not hidden
 
 
 def test_shape_is_filled_from_the_data() -> None:
@@ -163,6 +200,15 @@ def test_tokens_and_targets_have_bins_of_their_own() -> None:
     assert found is not None and found[1] == 8
     (term,) = opened.terms()
     assert term.bins == 8
+
+
+def test_reconstruction_takes_as_many_bins_as_are_asked_for() -> None:
+    opened = adapter(frame(400), objective__bins=100, objective__reconstruction=1.0)
+    (term,) = opened.terms()
+    every = opened.values
+    features = torch.arange(every.shape[1]).expand(every.shape[:2])
+    labels = term.labels(every, features)
+    assert 64 < int(labels.max()) < term.head.out_features
 
 
 def test_a_column_of_two_values_gets_one_bin_without_a_warning(
@@ -356,6 +402,15 @@ def test_encoder_file_needs_no_data(numeric: str, tmp_path: Path) -> None:
     loaded.config = replace(loaded.config, data=TableData(target="target"))
     found = loaded.embed(tmp_path / "rows.csv", "tokens")
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_file_that_claims_too_many_bins_is_refused(tmp_path: Path) -> None:
+    opened = adapter(tokens__numeric="ple", tokens__bins=5)
+    states = pretrained(opened).encoder.state_dict(), opened.tokenizer.state_dict()
+    claim = replace(opened.config, shape=replace(opened.config.shape, bins=(10_000,) * 4))
+    save_encoder(tmp_path / "encoder.safetensors", *states, claim)
+    with pytest.raises(ValueError, match="first layer has more numbers by the settings"):
+        load_encoder(tmp_path / "encoder.safetensors")
 
 
 def test_blank_tokenizer_says_so() -> None:

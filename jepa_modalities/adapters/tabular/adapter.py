@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from jepa_modalities.adapters.base import Plan, build_masker
 from jepa_modalities.adapters.tabular.bin import bin_edges
 from jepa_modalities.adapters.tabular.config import TableShape, TabularConfig
-from jepa_modalities.adapters.tabular.model import embedding, geometry
+from jepa_modalities.adapters.tabular.model import MOST_BINS, embedding, geometry
 from jepa_modalities.adapters.tabular.objective import Detection, Reconstruction, replaced
 from jepa_modalities.adapters.tabular.preprocess import TablePreprocess
 from jepa_modalities.adapters.tabular.remarks import columns_in_words
@@ -28,6 +28,7 @@ from jepa_modalities.core.masking import Masker, Masks
 from jepa_modalities.core.registry import adapters
 from jepa_modalities.data.ahead import read_ahead
 from jepa_modalities.data.table import Table, open_table
+from jepa_modalities.export.encoder import PretrainedEncoder
 
 MONITORED = 1_000  # rows of the collapse monitor
 AHEAD = 64  # batches of a streamed table: a new window takes as long to read as many steps
@@ -67,7 +68,7 @@ class TabularAdapter:
         process = TablePreprocess.fit(train, data.numeric, self.table.categorical, data.max_levels)
         self.config = config
         self._resident: Tensor | None = None
-        self.adopt(TableTokenizer(process))
+        self._fill(TableTokenizer(process))
         check(self.config)
         build_masker(self.config, self.geometry)
         self.stream = None if blocks is None else StreamedRows(config, blocks, self.preprocess)
@@ -76,8 +77,18 @@ class TabularAdapter:
 
             check_evaluation(self)
 
-    def adopt(self, tokenizer: TableTokenizer) -> None:
-        """Fill in what follows from fitted scales and levels, this table's or an encoder's.
+    def adopt(self, pretrained: PretrainedEncoder) -> None:
+        """Take over scales, levels and bins of a trained encoder.
+
+        Raises:
+            ValueError: columns that the table lacks.
+        """
+        encoder: Any = pretrained.encoder
+        tokenizer: Any = pretrained.tokenizer
+        self._fill(tokenizer, encoder.embed.edges)
+
+    def _fill(self, tokenizer: TableTokenizer, fine: list[Tensor] | None = None) -> None:
+        """What follows from fitted scales and levels; bins of tokens are this table's if not given.
 
         Raises:
             ValueError: columns that the table lacks.
@@ -86,8 +97,10 @@ class TabularAdapter:
         arrays = self.preprocess.transform(self.table.frame.iloc[self.table.rows("train")])
         self.values, self._resident = pack(arrays), None
         self.edges = _edges(arrays.numeric, self.config.objective.bins)
-        ple = self.config.tokens.numeric == "ple"
-        self.fine = _edges(arrays.numeric, self.config.tokens.bins) if ple else []
+        if fine is None:
+            tokens = self.config.tokens
+            fine = _edges(arrays.numeric, tokens.bins) if tokens.numeric == "ple" else []
+        self.fine = fine
         self.config = replace(
             self.config,
             shape=TableShape(
@@ -265,5 +278,8 @@ def check(config: TabularConfig) -> None:
     ):
         if value < least:
             raise ValueError(f"{name} = {value}: give at least {least}")
+    for name, bins in (("objective.bins", choice.bins), ("tokens.bins", config.tokens.bins)):
+        if bins > MOST_BINS:
+            raise ValueError(f"{name} = {bins}: give at most {MOST_BINS:,}")
     if config.encoder.stem != "linear":
         raise ValueError("encoder.stem = 'conv' is for images; tables need 'linear'")

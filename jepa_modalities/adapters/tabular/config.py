@@ -42,9 +42,9 @@ class TokenConfig:
     """How a column becomes a token."""
 
     numeric: Literal["linear", "ple", "periodic"] = "linear"
-    """embedding of numbers; piecewise-linear and periodic ones need rtdl_num_embeddings"""
+    """embedding of numbers; the recipes take 'ple' (piecewise-linear), `tabular_paper` 'linear'"""
     bins: int = 128
-    """of piecewise-linear embeddings, at most; fewer where a column has fewer values"""
+    """of piecewise-linear embeddings, at most; fewer where rows or different quantiles are fewer"""
     frequencies: int = 24
     """of periodic embeddings"""
     frequency_scale: float = 0.1
@@ -67,7 +67,7 @@ class ObjectiveConfig:
     reconstruction: float = 0.0
     """tell the bin or the level of hidden values"""
     bins: int = 16
-    """of that, of the fixed target 'ple', and of the inputs that may stand beside the features"""
+    """of that, of fixed targets, and of the inputs that may stand beside the features"""
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jepa_modalities.adapters.tabular.bin import REACH
 from jepa_modalities.adapters.tabular.config import TokenConfig
 
 
 class FeatureEmbedding(nn.Module):
     """Numbers and category codes -> one vector per feature (FT-Transformer; T-JEPA, section 3).
 
-    A number x becomes x w, a missing one m, with w and m of its feature; a category becomes a row
-    of its table, of which "unknown" starts at 0, the mean of what the others start with. The
-    feature's own offset, its index embedding, is the encoder's learned position.
+    A number x becomes what its embedding makes of it (x w, or c(x) W with its piecewise-linear or
+    periodic code c), a missing one gets m on top, with w, W and m of its feature; a category
+    becomes a row of its table, of which "unknown" starts at 0, the mean of what the others start
+    with. The feature's own offset, its index embedding, is the encoder's learned position.
 
     Args:
         numeric: number of numeric features, which come first.
@@ -31,6 +33,7 @@ class FeatureEmbedding(nn.Module):
     """
 
     own_weights = True  # of every feature: see `core.encoder.TokenEncoder`
+    binned = False
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class FeatureEmbedding(nn.Module):
         self.number: nn.Module | None = None
         if numeric:
             self.number = _number(choice, numeric, dim, edges)
+            self.binned = choice.numeric == "ple"
             self.missing = nn.Parameter(torch.zeros(numeric, dim))
         if cardinalities:
             table = torch.empty(sum(cardinalities), dim).uniform_(-1, 1)
@@ -65,6 +69,8 @@ class FeatureEmbedding(nn.Module):
         parts = []
         if self.number is not None:
             x, gap = values[:, : self.numeric].unbind(2)
+            if self.binned:
+                x = within_reach(x, self.number.impl)
             parts.append(torch.addcmul(self.number(x), gap[..., None], self.missing))
         if values.shape[1] > self.numeric:
             code = values[:, self.numeric :, 0].long()
@@ -73,6 +79,37 @@ class FeatureEmbedding(nn.Module):
         if self.kind is not None:
             parts = [part + kind for part, kind in zip(parts, self.kind, strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat([p.to(parts[0].dtype) for p in parts], 1)
+
+    @property
+    def edges(self) -> list[Tensor]:
+        """Of the bins of each numeric feature, ascending; none without piecewise-linear codes."""
+        if not self.binned:
+            return []
+        impl: Any = self.number.impl  # type: ignore[union-attr]
+        found = []
+        for weight, bias in zip(impl.weight.double(), impl.bias.double(), strict=True):
+            used = weight > 0
+            left, width = -bias[used] / weight[used], 1 / weight[used]
+            found.append(torch.cat([left, left[-1:] + width[-1:]]).float())
+        return found
+
+
+def within_reach(x: Tensor, codes: Any) -> Tensor:
+    """Numbers that pass the first or the last bin by at most `REACH` of its widths.
+
+    Codes go on without end there, and the first bin may be very narrow.
+
+    Args:
+        x: (batch, features).
+        codes: rtdl's piecewise-linear encoding, whose share of bin k is weight x + bias; a feature
+            with one bin has it in the last column, and zeros before it.
+    """
+    weight, bias = codes.weight, codes.bias
+    one = weight[:, 0] <= 0
+    first, start = (torch.where(one, part[:, -1], part[:, 0]) for part in (weight, bias))
+    low = (-REACH - start) / first
+    high = (1 + REACH - bias[:, -1]) / weight[:, -1]
+    return torch.minimum(torch.maximum(x, low), high)
 
 
 class LinearNumber(nn.Module):
@@ -106,8 +143,7 @@ def _number(
         import rtdl_num_embeddings as rtdl
     except ImportError:
         raise ImportError(
-            f"tokens.numeric = {choice.numeric!r} needs rtdl_num_embeddings: pip install "
-            f"'jepa_modalities[tabular]'"
+            f"tokens.numeric = {choice.numeric!r} needs: pip install rtdl_num_embeddings"
         ) from None
     module: Any
     if choice.numeric == "ple":

@@ -20,7 +20,7 @@ from jepa_modalities.core.registry import modalities
 from jepa_modalities.data.table import parsed
 from jepa_modalities.data.table_file import read_frame, stored
 
-MOST_BINS = 100_000  # of a column; far above any use
+MOST_BINS = 10_000  # of a column; far above any use
 
 
 def geometry(config: TabularConfig) -> Geometry:
@@ -68,6 +68,11 @@ class TabularModality:
         from jepa_modalities.adapters.tabular.outline import outline
 
         return outline(config)
+
+    @staticmethod
+    def numbers(config: TabularConfig) -> int:
+        """How many the first layer's weights are at least, without building it."""
+        return sum(config.shape.bins) * config.encoder.dim
 
     @staticmethod
     def tokenizer(config: TabularConfig) -> nn.Module:

@@ -89,8 +89,8 @@ class Reconstruction(nn.Module):
         inner = torch.full((len(edges) + len(cardinalities), max(bins - 1, 1)), torch.inf)
         for row, edge in zip(inner, edges, strict=False):
             row[: len(edge) - 2] = edge[1:-1]
-        counts = [bins + 1] * bool(edges) + list(cardinalities)  # one more for a missing number
-        self.classes = min(max(counts), MOST_CLASSES + bool(edges))
+        levels = min(max(cardinalities, default=0), MOST_CLASSES + bool(edges))
+        self.classes = max(levels, bins + 1)  # one more for a missing number
         self.bins = bins
         self.register_buffer("edges", inner, persistent=False)
         self.head = nn.Linear(dim, self.classes)

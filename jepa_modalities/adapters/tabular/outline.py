@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from jepa_modalities.adapters.outline import LookedUp, Outline
-from jepa_modalities.adapters.tabular.adapter import TabularAdapter, extra_terms
+from jepa_modalities.adapters.tabular.adapter import TabularAdapter, check, extra_terms
 from jepa_modalities.adapters.tabular.config import TableShape, TabularConfig
 from jepa_modalities.adapters.tabular.model import embedding, geometry
 from jepa_modalities.data.table_file import is_there
@@ -29,6 +29,7 @@ def outline(config: TabularConfig) -> Outline:
                 f"{path or 'the table'} is not here: {config.shape.numeric} numeric columns are "
                 f"assumed; --shape.numeric and --shape.cardinalities tell others"
             )
+    check(config)
     shape, choice = geometry(config), config.objective
     edges = [torch.arange(choice.bins + 1.0)] * config.shape.numeric
     found = Outline(config, shape, lambda: embedding(config), samples=samples, notes=notes)

@@ -78,7 +78,8 @@ def apply_scale(scale: Scale, values: Array) -> NDArray[np.float32]:
     if scale.method != "quantile":
         # No training value is clipped; far ones would overflow float32, or their square float64.
         most = 1e100 if scale.method == "robust" else 1e6
-        scaled = np.clip((values - scale.center) / scale.width, -most, most)
+        with np.errstate(over="ignore"):
+            scaled = np.clip((values - scale.center) / scale.width, -most, most)
         if scale.method == "robust":
             scaled = scaled / np.sqrt(1 + (scaled / 3) ** 2)
         return scaled.astype(np.float32)
