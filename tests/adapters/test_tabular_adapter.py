@@ -105,8 +105,6 @@ def adapter(features: pd.DataFrame | None = None, **changes: object) -> TabularA
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_keeps_the_contract(name: str) -> None:
-    if name.endswith("_tokens"):
-        pytest.importorskip("rtdl_num_embeddings", reason="not installed (extra tabular)")
     check_adapter(TabularAdapter(changed(BASE, CHANGES[name]), table=table(frame())))
 
 
@@ -386,8 +384,6 @@ def test_impossible_choices_are_named(changes: dict[str, object], said: str) -> 
 
 @pytest.mark.parametrize("numeric", ["linear", "ple"])
 def test_encoder_file_needs_no_data(numeric: str, tmp_path: Path) -> None:
-    if numeric == "ple":
-        pytest.importorskip("rtdl_num_embeddings", reason="not installed (extra tabular)")
     opened = adapter(tokens__numeric=numeric, tokens__bins=5)
     encoder = build_jepa(opened.config, opened).encoder
     path = tmp_path / "encoder.safetensors"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rtdl_num_embeddings as rtdl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,7 +44,6 @@ def test_edges_are_quantiles() -> None:
     column = np.append(np.arange(101.0), np.nan)[:, None]
     found = bin_edges(column, 4)
     np.testing.assert_allclose(found[0], [0, 25, 50, 75, 100])
-    rtdl = pytest.importorskip("rtdl_num_embeddings", reason="not installed (extra tabular)")
     values = np.random.default_rng(0).normal(size=(500, 3)).round(1)
     theirs = rtdl.compute_bins(torch.from_numpy(values), 16)
     for ours, other in zip(bin_edges(values, 16), theirs, strict=True):

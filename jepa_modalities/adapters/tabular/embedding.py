@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import rtdl_num_embeddings as rtdl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -134,17 +135,10 @@ def _number(
     """The numeric embedding that `tokens.numeric` names.
 
     Raises:
-        ImportError: rtdl_num_embeddings is not installed.
         ValueError: unknown kind.
     """
     if choice.numeric == "linear":
         return LinearNumber(numeric, dim)
-    try:
-        import rtdl_num_embeddings as rtdl
-    except ImportError:
-        raise ImportError(
-            f"tokens.numeric = {choice.numeric!r} needs: pip install rtdl_num_embeddings"
-        ) from None
     module: Any
     if choice.numeric == "ple":
         if edges is None:
