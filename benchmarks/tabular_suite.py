@@ -210,13 +210,20 @@ class Suite:
         return chosen
 
     def few(self, arm: str) -> Mapping[str, Any]:
-        """A linear head with few labels: per fraction the score of each (seed, draw)."""
+        """A linear head with few labels: per fraction the score of each (seed, draw).
+
+        Piecewise-linear inputs have 16 bins here: what all labels choose is too fine for few.
+        """
         place = self.home / "few" / f"{arm}--{self.data.score}.json"
         if not place.exists():
             data, wanted = self.data, fractions_of(len(self.data.y))
             curves = []
             for seed in self.seeds if self.varies(arm) else [0]:
-                x, _, t = self.features(arm, seed)
+                parts = [
+                    self.data.piecewise if name == "ple" else self.features(name, seed)
+                    for name in arm.split("+")
+                ]
+                x, _, t = parts[0] if len(parts) == 1 else side_by_side(*parts)
                 curves.append(label_curve(x, data.y, t, data.truth, data.regression, wanted))
             found = {
                 f"{part:.6g}": {

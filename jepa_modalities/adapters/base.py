@@ -54,6 +54,8 @@ class Modality(Protocol):
     `predictor(config, geometry) -> Callable[..., Predictor] | None`, what is called in place of
     `Predictor`; None where the common one is meant. `remarks(config, samples) -> list[str]` says
     what in a user's data, as `read` returned them, the features suffer from.
+    `numbers(config) -> int`, how many a first layer holds at least that is not built without
+    taking memory, is held against an encoder file before that.
     With `outline(config) -> Outline` its runs can be estimated before any data are there (`jm
     estimate`).
     """

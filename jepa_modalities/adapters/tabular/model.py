@@ -72,7 +72,8 @@ class TabularModality:
     @staticmethod
     def numbers(config: TabularConfig) -> int:
         """How many the first layer's weights are at least, without building it."""
-        return sum(config.shape.bins) * config.encoder.dim
+        bins = config.shape.bins  # every feature's weights are padded to the most
+        return len(bins) * max(bins, default=0) * config.encoder.dim
 
     @staticmethod
     def tokenizer(config: TabularConfig) -> nn.Module:
