@@ -32,7 +32,6 @@ from jepa_modalities.core.masking import Masks
 from jepa_modalities.data.ecg.file import memory_records
 from jepa_modalities.data.ecg.records import ECGRecords
 from jepa_modalities.data.ecg.synthetic import synthetic_records
-from jepa_modalities.export.encoder import PretrainedEncoder
 from jepa_modalities.settings import changed
 from jepa_modalities.testing import check_adapter
 
@@ -367,7 +366,7 @@ def test_another_data_set_is_scored_with_the_encoders_constants(records: ECGReco
     first, other = ECGAdapter(BASE, None, records), ECGAdapter(BASE, None, louder)
     wanted = first.tokenizer.preprocess.std
     assert not torch.allclose(other.tokenizer.preprocess.std, wanted)
-    other.adopt(PretrainedEncoder(first.config, first.tokenizer, torch.nn.Identity()))
+    other.adopt(first.tokenizer, torch.nn.Identity())
     assert other.source.preprocess.std is wanted
     raw = other.source.raw(np.array([0]))
     assert torch.allclose(

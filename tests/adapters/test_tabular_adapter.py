@@ -33,7 +33,7 @@ from jepa_modalities.core.jepa import JEPAOutput
 from jepa_modalities.core.masking import Masks
 from jepa_modalities.core.positions import grid_positions
 from jepa_modalities.data.table import Table
-from jepa_modalities.export.encoder import PretrainedEncoder, load_encoder, save_encoder
+from jepa_modalities.export.encoder import load_encoder, save_encoder
 from jepa_modalities.settings import changed
 from jepa_modalities.testing import check_adapter
 
@@ -140,15 +140,10 @@ def test_another_table_is_scored_with_the_encoders_scales_and_levels() -> None:
     numbers = other.select_dtypes("number").columns
     other[numbers] = other[numbers] * 10 + 3
     opened = adapter(other)
-    opened.adopt(pretrained(first))
+    opened.adopt(first.tokenizer, build_jepa(first.config, first).encoder)
     train = other.iloc[np.flatnonzero(opened.table.split == "train")]
     assert torch.equal(opened.values, pack(first.preprocess.transform(train)))
     assert opened.config.shape == first.config.shape
-
-
-def pretrained(opened: TabularAdapter) -> PretrainedEncoder:
-    encoder = build_jepa(opened.config, opened).encoder
-    return PretrainedEncoder(opened.config, opened.tokenizer, encoder)
 
 
 def test_another_tables_controls_have_the_encoders_bins() -> None:
@@ -157,7 +152,7 @@ def test_another_tables_controls_have_the_encoders_bins() -> None:
     changes: dict[str, object] = {"tokens__numeric": "ple", "tokens__bins": 128}
     first, opened = adapter(**changes), adapter(few, **changes)
     assert opened.config.shape.bins != first.config.shape.bins
-    opened.adopt(pretrained(first))
+    opened.adopt(first.tokenizer, build_jepa(first.config, first).encoder)
     assert opened.config.shape == first.config.shape
     for name, wanted in first.embedding().number.impl.named_buffers():
         found = opened.embedding().number.impl.get_buffer(name)
@@ -402,7 +397,7 @@ def test_encoder_file_needs_no_data(numeric: str, tmp_path: Path) -> None:
 
 def test_a_file_that_claims_too_many_bins_is_refused(tmp_path: Path) -> None:
     opened = adapter(tokens__numeric="ple", tokens__bins=5)
-    states = pretrained(opened).encoder.state_dict(), opened.tokenizer.state_dict()
+    states = build_jepa(opened.config, opened).encoder.state_dict(), opened.tokenizer.state_dict()
     claim = replace(opened.config, shape=replace(opened.config.shape, bins=(10_000,) * 4))
     save_encoder(tmp_path / "encoder.safetensors", *states, claim)
     with pytest.raises(ValueError, match="first layer has more numbers by the settings"):

@@ -24,7 +24,6 @@ from jepa_modalities.core.masking import Masker, Masks
 from jepa_modalities.core.registry import adapters
 from jepa_modalities.data.ahead import read_ahead
 from jepa_modalities.data.ecg.records import ECGRecords
-from jepa_modalities.export.encoder import PretrainedEncoder
 
 AHEAD = 3  # batches that are read while the device works on another one
 BLOCK, WINDOW = 256, 2**14  # recordings that lie together, and that are mixed
@@ -76,9 +75,8 @@ class ECGAdapter:
     def __len__(self) -> int:
         return len(self.source)
 
-    def adopt(self, pretrained: PretrainedEncoder) -> None:
-        """Take over the constants of a trained encoder."""
-        tokenizer: Any = pretrained.tokenizer
+    def adopt(self, tokenizer: ECGTokenizer, encoder: nn.Module) -> None:
+        """Take over the constants of a trained encoder's tokenizer."""
         self.tokenizer, self.source.preprocess = tokenizer, tokenizer.preprocess
 
     @property

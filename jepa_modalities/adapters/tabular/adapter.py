@@ -28,7 +28,6 @@ from jepa_modalities.core.masking import Masker, Masks
 from jepa_modalities.core.registry import adapters
 from jepa_modalities.data.ahead import read_ahead
 from jepa_modalities.data.table import Table, open_table
-from jepa_modalities.export.encoder import PretrainedEncoder
 
 MONITORED = 1_000  # rows of the collapse monitor
 AHEAD = 64  # batches of a streamed table: a new window takes as long to read as many steps
@@ -77,14 +76,12 @@ class TabularAdapter:
 
             check_evaluation(self)
 
-    def adopt(self, pretrained: PretrainedEncoder) -> None:
-        """Take over scales, levels and bins of a trained encoder.
+    def adopt(self, tokenizer: TableTokenizer, encoder: Any) -> None:
+        """Take over scales and levels of a trained encoder's tokenizer, and the encoder's bins.
 
         Raises:
             ValueError: columns that the table lacks.
         """
-        encoder: Any = pretrained.encoder
-        tokenizer: Any = pretrained.tokenizer
         self._fill(tokenizer, encoder.embed.edges)
 
     def _fill(self, tokenizer: TableTokenizer, fine: list[Tensor] | None = None) -> None:
