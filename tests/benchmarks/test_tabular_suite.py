@@ -227,6 +227,34 @@ def test_reg_study_with_the_network_of_the_paper(load: Any, root: Path) -> None:
     assert config.train.lr == 3.66e-4
 
 
+def test_one_encoder_over_many_tables(load: Any, root: Path) -> None:
+    many, pretraining = load("tabular_many"), load("jepa_modalities.estimator.pretraining")
+    own = ["--steps", "3", "--work", str(root / "many"), "--tables", "abalone"]
+
+    def weights(table: str) -> Any:
+        file = root / "many" / table / "many_0.safetensors"
+        return load("jepa_modalities.export.encoder").load_encoder(file).encoder.state_dict()
+
+    # Alone, a table gets the very encoder that the library trains.
+    many.main(own)
+    data = load("tabular_arm").Data("abalone", "val")
+    config = pretraining.configuration({"train.steps": 3, "train.device": "cpu"}, None)
+    table = pretraining.in_memory(data.frame(0).reset_index(drop=True), ("level",))
+    alone = pretraining.pretrain_table(config, table).encoder.encoder.state_dict()
+    assert {k: v.tolist() for k, v in weights("abalone").items()} == {
+        k: v.tolist() for k, v in alone.items()
+    }
+
+    # Together, tables share blocks and nothing else, and both have moved them.
+    many.main([*own, "bank"])
+    first, second = weights("abalone"), weights("bank")
+    common = [k for k in first if k.startswith(("blocks", "norm"))]
+    assert common and all(torch.equal(first[k], second[k]) for k in common)
+    own_weights = "embed.number.linear.weight"
+    assert not torch.equal(first[own_weights], second[own_weights])
+    assert not torch.equal(first["blocks.0.mlp.fc1.weight"], alone["blocks.0.mlp.fc1.weight"])
+
+
 def test_step_times(load: Any, root: Path) -> None:
     step = load("tabular_step")
     own = ["--tables", "abalone", "--batch", "16", "--targets", "2", "--rounds", "1"]
