@@ -216,11 +216,22 @@ class Data:
         if not place.exists():
             made = load_encoder(weights)
             parts = [made.embed(self.frame(part), batch_size=2048) for part in range(3)]
-            temporary = place.with_suffix(".writing.npz")
-            np.savez(temporary, *parts)
-            os.replace(temporary, place)
-        with np.load(place) as file:
-            return (file["arr_0"], file["arr_1"], file["arr_2"]), json.loads(about.read_text())
+            keep_features(place, parts)
+        return kept_features(place), json.loads(about.read_text())
+
+
+def keep_features(place: Path, parts: Sequence[Array]) -> None:
+    """Write the features of the three parts, atomically."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_suffix(".writing.npz")
+    np.savez(temporary, *parts)
+    os.replace(temporary, place)
+
+
+def kept_features(place: Path) -> Triple:
+    """What `keep_features` wrote."""
+    with np.load(place) as file:
+        return file["arr_0"], file["arr_1"], file["arr_2"]
 
 
 def side_by_side(first: Triple, second: Triple) -> Triple:

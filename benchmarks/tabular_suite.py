@@ -22,7 +22,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from tabular_arm import TABLES, Array, Data, Triple, Variant, parse_variant, side_by_side, untrained
+from tabular_arm import (
+    TABLES,
+    Array,
+    Data,
+    Triple,
+    Variant,
+    keep_features,
+    kept_features,
+    parse_variant,
+    side_by_side,
+    untrained,
+)
 from tabular_summary import score_cell, write_summary
 
 from jepa_modalities.adapters.tabular.tokenizer import pack
@@ -94,10 +105,18 @@ class Suite:
         if arm in BARS:
             return self.data.bar(arm, self.width, seed)
         if arm.startswith("peer_"):
+            return self._peer(arm, seed)
+        return self.data.encoder(*self._encoder(arm, seed))[0]
+
+    def _peer(self, arm: str, seed: int) -> Triple:
+        """Features of a SCARF or VIME network, which is trained once for all heads."""
+        place = self.home / f"{arm}_{seed}--{self.data.score}.npz"
+        if not place.exists():
             from tabular_peer import peer_features
 
-            return peer_features(self.data, arm.removeprefix("peer_"), self.own.steps, seed)
-        return self.data.encoder(*self._encoder(arm, seed))[0]
+            made = peer_features(self.data, arm.removeprefix("peer_"), self.own.steps, seed)
+            keep_features(place, made)
+        return kept_features(place)
 
     def _encoder(self, arm: str, seed: int) -> tuple[Variant, int, str, Path]:
         found = {v.name: v for v in self.variants} | {"untrained": untrained(self.variants[0])}

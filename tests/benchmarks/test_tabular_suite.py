@@ -306,3 +306,19 @@ def test_peers(load: Any, root: Path, name: str) -> None:
     assert first[0].shape == (80, peer.WIDTH) and first[1].shape == (40, peer.WIDTH)
     assert np.array_equal(first[0], again[0]) and np.isfinite(first[0]).all()
     assert not np.array_equal(first[0], peer.peer_features(data, name, 4, 0)[0])
+
+
+def test_a_peer_is_trained_once_for_all_heads(
+    load: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ts3l")
+    suite = load("tabular_suite")
+    own = [*arguments(root), "--tables", "bank", "--peers", "vime", "--heads"]
+    suite.main([*own, "linear"])
+    peer = load("tabular_peer")
+    monkeypatch.setattr(peer, "peer_features", lambda *a: pytest.fail("trained again"))
+    suite.main([*own, "linear", "boosting"])
+    heads = json.loads((root / "work" / "summary_val.json").read_text())["tables"]["bank"]["heads"]
+    for head in ("linear", "boosting"):
+        assert len(heads[head]["arms"]["peer_vime"]["accuracy"]) == 2
+        assert "jepa-peer_vime" in heads[head]["paired"]
