@@ -7,7 +7,8 @@
 Every table keeps tokens and positions of its own; the blocks of encoder, teacher and predictor are
 common to all. The tables take turns, in another order each round, so each gets as many steps as an
 encoder of its own would and the common blocks as many times more. Leaves encoder files where
-`tabular_suite.py` looks for a variant called `many`.
+`tabular_suite.py` looks for a variant called `many`; for a table without such a file the suite
+would train an ordinary encoder under that name.
 """
 
 from __future__ import annotations
