@@ -6,7 +6,8 @@
 `label_free` maximises how much of a hidden column the features of the OTHER columns tell a ridge
 regression on held-out rows, averaged over columns: neither the loss nor RankMe orders settings by
 their use (see docs/tabular.md). `validation_labels` maximises a linear head's score on the
-validation rows. Test rows are never read.
+validation rows. Test rows are never read. `--out` is written after each trial, and a search that
+broke off goes on from it with the same draws.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from evidence import about
 from tabular_arm import TABLES, Data
 from tabular_summary import score_cell
 
 from jepa_modalities.estimator.transformer import TabularJEPA
 from jepa_modalities.eval.head.linear import fit_ridge, linear
 from jepa_modalities.eval.head.task import Task
+from jepa_modalities.train.checkpoint import write_json
 
 MOST_COLUMNS = 8  # hidden one after the other
+ASKED = ("objective", "table", "steps", "seed", "limit", "device")
 
 
 def suggest(trial: Any, steps: int, device: str) -> TabularJEPA:
@@ -91,36 +95,95 @@ OBJECTIVES: dict[str, Callable[[TabularJEPA, Data], float]] = {
 }
 
 
+class Record:
+    """The trials of a search, in its file after each one; what the file holds is not run again.
+
+    Args:
+        own: the command's arguments.
+
+    Raises:
+        SystemExit: the file is of another search.
+    """
+
+    def __init__(self, own: argparse.Namespace) -> None:
+        self.place: Path | None = own.out
+        self.asked = {name: getattr(own, name) for name in ASKED}
+        self.made = about(own.threads)
+        self.trials: list[dict[str, Any]] = []
+        self._kept: list[dict[str, Any]] = []
+        if self.place is not None and self.place.exists():
+            content = json.loads(self.place.read_text())
+            for name, value in self.asked.items():
+                if content.get(name) != value:
+                    raise SystemExit(
+                        f"{self.place} holds a search with {name} {content.get(name)}, this one "
+                        f"has {value}; give another --out"
+                    )
+            self._kept = content["trials"]
+
+    def kept(self, params: dict[str, Any]) -> float | None:
+        """The value an earlier run found for its trial of this number, if it came so far.
+
+        Raises:
+            SystemExit: its settings were others: another version of optuna or of the space.
+        """
+        if len(self.trials) >= len(self._kept):
+            return None
+        found = dict(self._kept[len(self.trials)])
+        value: float = found.pop("value")
+        if found != params:
+            raise SystemExit(
+                f"trial {len(self.trials)} in {self.place} has settings {found}, the sampler now "
+                f"draws {params}; give another --out"
+            )
+        return value
+
+    def add(self, value: float, params: dict[str, Any]) -> None:
+        """A trial is done; the file is replaced as a whole."""
+        self.trials.append({"value": value, **params})
+        if self.place is not None and len(self.trials) > len(self._kept):
+            self.place.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.place, self.content())
+
+    def content(self) -> dict[str, Any]:
+        """What the file says."""
+        best = dict(max(self.trials, key=lambda trial: trial["value"]))
+        value = best.pop("value")
+        labels = self.asked["objective"] == "validation_labels"
+        found = {"labels_used": labels, "value": value, "best": best, "trials": self.trials}
+        return self.asked | found | {"made": self.made}
+
+
 def search(own: argparse.Namespace) -> dict[str, Any]:
     """Run the trials.
 
     Raises:
-        SystemExit: optuna is not installed.
+        SystemExit: optuna is not installed, or `--out` holds another search.
     """
     try:
         import optuna
     except ImportError:
         raise SystemExit("pip install optuna (extra `search`)") from None
+    record = Record(own)
     data = Data(own.table, "val", own.limit)
     score = OBJECTIVES[own.objective]
 
     def trial_value(trial: Any) -> float:
-        return score(suggest(trial, own.steps, own.device).fit(data.frame(0)), data)
+        model = suggest(trial, own.steps, own.device)
+        value = record.kept(trial.params)
+        if value is None:
+            value = score(model.fit(data.frame(0)), data)
+        record.add(value, trial.params)
+        return value
 
     sampler = optuna.samplers.TPESampler(seed=own.seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.optimize(trial_value, n_trials=own.trials)
-    return {
-        "objective": own.objective,
-        "labels_used": own.objective == "validation_labels",
-        "best": study.best_params,
-        "value": study.best_value,
-        "trials": [{"value": t.value, **t.params} for t in study.trials],
-    }
+    return record.content()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Search and write."""
+    """Search; the file grows with the trials."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("objective", choices=tuple(OBJECTIVES))
     parser.add_argument("--table", default="california", choices=TABLES)
@@ -130,14 +193,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=int, help="rows per split, for quick checks")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="JSON file; a search that broke off goes on")
     own = parser.parse_args(argv)
     torch.set_num_threads(own.threads)
     found = search(own)
     print(json.dumps({k: found[k] for k in ("objective", "value", "best")}, indent=1))
-    if own.out is not None:
-        own.out.parent.mkdir(parents=True, exist_ok=True)
-        own.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -276,6 +276,44 @@ def test_search(load: Any, root: Path, objective: str) -> None:
     found = json.loads((root / "search.json").read_text())
     assert len(found["trials"]) == 2 and found["labels_used"] == (objective != "label_free")
     assert found["value"] == max(trial["value"] for trial in found["trials"])
+    assert found["made"]["command"].startswith("python benchmarks/") and found["steps"] == 1
+
+
+def test_a_search_that_broke_off_goes_on(
+    load: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    search = load("tabular_search")
+    scored: list[float] = []
+    most = [13]  # trials until somebody stops it
+
+    def score(model: Any, data: Any) -> float:
+        if len(scored) == most[0]:
+            raise KeyboardInterrupt
+        scored.append(float(model.learning_rate))
+        return -abs(np.log(scored[-1] / 1e-3))
+
+    monkeypatch.setitem(search.OBJECTIVES, "label_free", score)
+    monkeypatch.setattr(search.TabularJEPA, "fit", lambda self, frame: self)
+    own = ["label_free", "--table", "abalone", "--trials", "15", "--out"]
+    with pytest.raises(KeyboardInterrupt):
+        search.main([*own, str(root / "search.json")])
+    kept = json.loads((root / "search.json").read_text())["trials"]
+    assert len(kept) == 13
+    scored.clear()
+    search.main([*own, str(root / "search.json")])
+    assert len(scored) == 2  # the rest, the thirteen are not run again
+    most[0] = 15
+    scored.clear()
+    search.main([*own, str(root / "whole.json")])
+    parts = [json.loads((root / n).read_text()) for n in ("search.json", "whole.json")]
+    assert undated(parts[0]) == undated(parts[1]) and parts[0]["trials"][:13] == kept
+    with pytest.raises(SystemExit, match=r"holds a search with steps 2000, this one has 5"):
+        search.main([*own, str(root / "search.json"), "--steps", "5"])
+    broken = parts[0] | {"trials": [{**kept[0], "dim": 7}]}
+    (root / "search.json").write_text(json.dumps(broken))
+    with pytest.raises(SystemExit, match=r"trial 0 in .* the sampler now draws"):
+        search.main([*own, str(root / "search.json")])
 
 
 def test_the_label_free_objective_sees_no_label(
