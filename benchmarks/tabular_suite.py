@@ -48,6 +48,7 @@ from jepa_modalities.eval.head.resnet import resnet
 from jepa_modalities.eval.head.task import Predictions, Task
 from jepa_modalities.eval.head.train import Recipe
 from jepa_modalities.export.encoder import load_encoder
+from jepa_modalities.train.checkpoint import write_json
 
 # The validation rows choose among these.
 GRID = (Recipe(lr=1e-3, dropout=0.1), Recipe(lr=1e-3, dropout=0.3), Recipe(lr=3e-4, dropout=0.1))
@@ -283,7 +284,7 @@ def check_work(own: argparse.Namespace, variants: Sequence[Variant]) -> None:
             raise SystemExit(f"{own.work} was begun with {old}, now {now}; give another --work")
         now["variants"] = {**known, **now["variants"]}
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps(now, indent=1))
+    write_json(place, now)  # several processes may work in one folder
 
 
 def main(argv: Sequence[str] | None = None) -> None:
