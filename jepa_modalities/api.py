@@ -366,7 +366,7 @@ def evaluate(
             config = replace(config, shape=pretrained.config.shape)
         adapter: Any = adapters[config.modality](config, run.path)
         if hasattr(adapter, "adopt"):  # as it was fitted, whatever data are scored
-            adapter.adopt(pretrained.tokenizer, pretrained.encoder)
+            adapter.adopt(pretrained.tokenizer, pretrained.encoder, pretrained.config)
         else:
             adapter.tokenizer = pretrained.tokenizer
         known = run.metrics if (run.path / "metrics.json").exists() else {}

@@ -102,8 +102,8 @@ class Adapter(Parts, Protocol):
     prediction and the regulariser; `blocks: Blocks | None` (see `core.draw`) where its data are
     not in memory; `about: list[str]`, lines on the data to print before training; `mark: str`, by
     which a run that goes on notices that the training data have changed, beside their number;
-    `probed: bool`, whether there is anything to probe; and `adopt(tokenizer, encoder)`, where more
-    than `tokenizer` has to change when another data set is scored with what an encoder file holds.
+    `probed: bool`, whether there is anything to probe; and `adopt(tokenizer, encoder, config)`,
+    where more than `tokenizer` has to change when data are scored with what an encoder file holds.
     """
 
     config: Any

@@ -366,7 +366,7 @@ def test_another_data_set_is_scored_with_the_encoders_constants(records: ECGReco
     first, other = ECGAdapter(BASE, None, records), ECGAdapter(BASE, None, louder)
     wanted = first.tokenizer.preprocess.std
     assert not torch.allclose(other.tokenizer.preprocess.std, wanted)
-    other.adopt(first.tokenizer, torch.nn.Identity())
+    other.adopt(first.tokenizer, torch.nn.Identity(), first.config)
     assert other.source.preprocess.std is wanted
     raw = other.source.raw(np.array([0]))
     assert torch.allclose(

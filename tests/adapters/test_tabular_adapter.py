@@ -140,7 +140,7 @@ def test_another_table_is_scored_with_the_encoders_scales_and_levels() -> None:
     numbers = other.select_dtypes("number").columns
     other[numbers] = other[numbers] * 10 + 3
     opened = adapter(other)
-    opened.adopt(first.tokenizer, build_jepa(first.config, first).encoder)
+    opened.adopt(first.tokenizer, build_jepa(first.config, first).encoder, first.config)
     train = other.iloc[np.flatnonzero(opened.table.split == "train")]
     assert torch.equal(opened.values, pack(first.preprocess.transform(train)))
     assert opened.config.shape == first.config.shape
@@ -152,7 +152,7 @@ def test_another_tables_controls_have_the_encoders_bins() -> None:
     changes: dict[str, object] = {"tokens__numeric": "ple", "tokens__bins": 128}
     first, opened = adapter(**changes), adapter(few, **changes)
     assert opened.config.shape.bins != first.config.shape.bins
-    opened.adopt(first.tokenizer, build_jepa(first.config, first).encoder)
+    opened.adopt(first.tokenizer, build_jepa(first.config, first).encoder, first.config)
     assert opened.config.shape == first.config.shape
     for name, wanted in first.embedding().number.impl.named_buffers():
         found = opened.embedding().number.impl.get_buffer(name)

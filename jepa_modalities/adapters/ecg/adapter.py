@@ -75,7 +75,7 @@ class ECGAdapter:
     def __len__(self) -> int:
         return len(self.source)
 
-    def adopt(self, tokenizer: ECGTokenizer, encoder: nn.Module) -> None:
+    def adopt(self, tokenizer: ECGTokenizer, encoder: nn.Module, config: ECGConfig) -> None:
         """Take over the constants of a trained encoder's tokenizer."""
         self.tokenizer, self.source.preprocess = tokenizer, tokenizer.preprocess
 

@@ -53,16 +53,7 @@ class TabularAdapter:
         blocks = streamed(config) if table is None else None
         if blocks is not None:
             table = sample_table(config, blocks)
-        self.table = table or open_table(
-            data.path,
-            data.target,
-            data.split,
-            data.task,
-            data.categorical,
-            data.dates,
-            data.drop,
-            config.shape.text,
-        )
+        self.table = table or opened(config)
         train = self.table.frame.iloc[self.table.rows("train")]
         process = TablePreprocess.fit(train, data.numeric, self.table.categorical, data.max_levels)
         self.config = config
@@ -71,17 +62,26 @@ class TabularAdapter:
         check(self.config)
         build_masker(self.config, self.geometry)
         self.stream = None if blocks is None else StreamedRows(config, blocks, self.preprocess)
-        if config.evaluate.enabled and self.probed:
+        self._check_evaluation()
+
+    def _check_evaluation(self) -> None:
+        if self.config.evaluate.enabled and self.probed:
             from jepa_modalities.adapters.tabular.evaluator import check as check_evaluation
 
             check_evaluation(self)
 
-    def adopt(self, tokenizer: TableTokenizer, encoder: Any) -> None:
-        """Take over scales and levels of a trained encoder's tokenizer, and the encoder's bins.
+    def adopt(self, tokenizer: TableTokenizer, encoder: Any, config: TabularConfig) -> None:
+        """Take over a trained encoder's scales, levels and bins, and how it saw the rows split.
+
+        A split is drawn by the target; rows that this encoder was trained on stay training rows
+        when another one is probed.
 
         Raises:
-            ValueError: columns that the table lacks.
+            ValueError: columns that the table lacks, or a split in which nothing can be probed.
         """
+        if self.stream is None and resplit(config, self.config):
+            self.table = replace(self.table, split=opened(config).split)
+            self._check_evaluation()
         self._fill(tokenizer, encoder.embed.edges)
 
     def _fill(self, tokenizer: TableTokenizer, fine: list[Tensor] | None = None) -> None:
@@ -216,6 +216,28 @@ class TabularAdapter:
         from jepa_modalities.adapters.tabular.picture import table_pictures
 
         return table_pictures(self, encoders)
+
+
+def opened(config: TabularConfig) -> Table:
+    """The table of a run, in memory (see `data.table.open_table`)."""
+    data = config.data
+    return open_table(
+        data.path,
+        data.target,
+        data.split,
+        data.task,
+        data.categorical,
+        data.dates,
+        data.drop,
+        config.shape.text,
+    )
+
+
+def resplit(first: TabularConfig, then: TabularConfig) -> bool:
+    """Whether two runs would split the rows of the same file in two ways."""
+    a, b = first.data, then.data
+    same = bool(a.path) and str(Path(a.path).resolve()) == str(Path(b.path).resolve())
+    return same and a.split == b.split and (a.target, a.task) != (b.target, b.task)
 
 
 def _edges(numeric: Any, bins: int) -> list[Tensor]:

@@ -43,12 +43,14 @@ class Rows:
     Attributes:
         train: row numbers that probes are fitted on.
         val: row numbers that controls are chosen on.
+        kept: training rows that controls are fitted on for that choice, (training rows,).
         score: row numbers that are scored.
         target: of all rows: numbers, or class names.
     """
 
     train: NDArray[np.int64]
     val: NDArray[np.int64]
+    kept: NDArray[np.bool_]
     score: NDArray[np.int64]
     target: Array
 
@@ -63,6 +65,8 @@ class Rows:
 def labelled(adapter: TabularAdapter) -> Rows:
     """The labelled rows; a tenth of the training rows stands in where nothing is validation.
 
+    Controls are then chosen among those fitted on the other nine tenths, and fitted again on all.
+
     Raises:
         ValueError: no labelled row to train on or to score.
     """
@@ -75,10 +79,11 @@ def labelled(adapter: TabularAdapter) -> Rows:
                 f"{len(rows)} rows of the split {name!r} have a target; probes need at least "
                 f"{least}. Set evaluate.enabled to False to pretrain only"
             )
+    kept = np.ones(len(train), dtype=bool)
     if len(val) < 10:
-        held = value_holdout(np.unique(table.target[train], return_inverse=True)[1])
-        val = train[held]
-    return Rows(train, val, scored, table.target)
+        kept = ~value_holdout(np.unique(table.target[train], return_inverse=True)[1])
+        val = train[~kept]
+    return Rows(train, val, kept, scored, table.target)
 
 
 def check(adapter: TabularAdapter) -> None:
@@ -216,7 +221,8 @@ def control_arms(
         The arms, and `chosen/...`: which scale, bins, bandwidth and leaves were taken.
     """
     regression = adapter.table.task == "regression"
-    y, val_y = (rows.outputs(part, regression) for part in (rows.train, rows.val))
+    kept = rows.kept
+    y, val_y = (rows.outputs(part, regression) for part in (rows.train[kept], rows.val))
     frame, data = adapter.table.frame, adapter.config.data
     seed = adapter.config.train.seed
 
@@ -229,7 +235,7 @@ def control_arms(
         process = TablePreprocess.fit(every, method, adapter.table.categorical, data.max_levels)
         map_ = raw_map(arrays(process, rows.train), process.cardinalities)
         raws[method] = [map_(arrays(process, part)) for part in (rows.train, rows.val, rows.score)]
-    scale, _ = choose({name: (r[0], r[1]) for name, r in raws.items()}, y, val_y)
+    scale, _ = choose({name: (r[0][kept], r[1]) for name, r in raws.items()}, y, val_y)
     found = [arm("raw", raws[scale][0], raws[scale][2])]
 
     process = adapter.preprocess
@@ -238,20 +244,21 @@ def control_arms(
         str(bins): [apply(part) for part in parts]
         for bins, apply in piecewise_maps(parts[0], process.cardinalities, width).items()
     }
-    bins, _ = choose({name: (c[0], c[1]) for name, c in codes.items()}, y, val_y)
+    bins, _ = choose({name: (c[0][kept], c[1]) for name, c in codes.items()}, y, val_y)
     found.append(arm("bar", codes[bins][0], codes[bins][2]))
     x, v, t = codes[str(BINS[0])]  # finer ones gave Nystroem nothing on electricity
-    sample = np.random.default_rng(seed).permutation(len(x))[:CHOICE_ROWS]
+    sample = np.random.default_rng(seed).permutation(len(y))[:CHOICE_ROWS]
+    some, some_y = x[kept][sample], y[sample]
     tried = {}
     for gamma in GAMMAS:
-        small = fit_nystroem(x[sample], min(width, 512), gamma, seed)
-        tried[str(gamma)] = (small(x[sample]), small(v))
-    gamma = float(choose(tried, y[sample], val_y)[0])
+        small = fit_nystroem(some, min(width, 512), gamma, seed)
+        tried[str(gamma)] = (small(some), small(v))
+    gamma = float(choose(tried, some_y, val_y)[0])
     tried = {}
     for leaves in LEAVES:
-        small = fit_trees(x[sample], min(width, 512), seed, leaves)
-        tried[str(leaves)] = (small(x[sample]), small(v))
-    leaves = int(choose(tried, y[sample], val_y)[0])
+        small = fit_trees(some, min(width, 512), seed, leaves)
+        tried[str(leaves)] = (small(some), small(v))
+    leaves = int(choose(tried, some_y, val_y)[0])
     for name, kernel in (
         ("nystroem", fit_nystroem(x, width, gamma, seed)),
         ("trees", fit_trees(x, width, seed, leaves)),
