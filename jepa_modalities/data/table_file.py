@@ -27,6 +27,7 @@ def table_files(path: str | Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: nothing there.
+        ValueError: a file is named twice.
     """
     files: list[Path] = []
     for part in [path] if Path(path).is_file() else [p.strip() for p in str(path).split(",")]:
@@ -41,6 +42,11 @@ def table_files(path: str | Path) -> list[Path]:
                 f"{what} {part}: is data.path right (for stored tables, $JEPA_DATA)?"
             )
         files += found
+    seen: set[Path] = set()
+    for file in files:
+        if file.resolve() in seen:
+            raise ValueError(f"{path} names {file} twice; its rows would be there twice")
+        seen.add(file.resolve())
     return files
 
 

@@ -70,6 +70,8 @@ def check_settings(settings: Any) -> None:
         return
     if not isinstance(settings, Mapping) or not all(isinstance(name, str) for name in settings):
         raise ValueError(f"settings = {settings!r}: give a dict of dotted names and values")
+    if "train.epochs" in settings:
+        raise ValueError("settings names 'train.epochs': a table is pretrained for `steps`")
     scales = ("data.numeric", "data.max_levels")
     if bad := [n for n in settings if n.startswith(("data.", "shape.")) and n not in scales]:
         raise ValueError(

@@ -23,7 +23,7 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
-from jepa_modalities.adapters.tabular.column import as_frame, kind_of
+from jepa_modalities.adapters.tabular.column import as_frame, is_duration, kind_of
 from jepa_modalities.adapters.tabular.tokenizer import pack
 from jepa_modalities.estimator.given import checked
 from jepa_modalities.estimator.head import HEADS, Labels, fine_tuned, fit_on_features
@@ -94,6 +94,11 @@ class _Supervised(BaseEstimator):  # type: ignore[misc]
         own = {k: v for k, v in self.get_params(deep=False).items() if k != "head"}
         self.transformer_ = TabularJEPA(**{**own, "random_state": random})
         self._check_head()
+        if len(labels.values) < 2:
+            raise ValueError(
+                f"found {len(labels.values)} labelled sample(s) "
+                f"(n_samples={len(labels.values)}), at least 2 are needed"
+            )
         if labels.classes == 1:
             raise ValueError(f"{type(self).__name__} needs at least 2 classes, y holds one class")
         self.transformer_.fit(X if unlabeled is None else stacked(X, unlabeled))
@@ -268,7 +273,8 @@ def stacked(first: Any, second: Any) -> Any:
     if not _num_samples(second):
         return first
     for name in a.columns:
-        kinds = [kind_of(part[name]) for part in (a, b) if part[name].notna().any()]
+        known = [part[name] for part in (a, b) if part[name].notna().any()]
+        kinds = ["duration" if is_duration(part) else kind_of(part) for part in known]
         if len(set(kinds)) > 1:
             raise ValueError(
                 f"column {name!r} holds {a[name].dtype} ({kinds[0]}) in X and {b[name].dtype} "

@@ -101,7 +101,8 @@ def score_regression(
         seed: of held-out parts and resamples.
 
     Returns:
-        `<arm>/ridge[@<pooling>]/rmse` and `/r2` with `_low`, `_high`, `_seeds`;
+        `<arm>/ridge[@<pooling>]/rmse` and `/r2` with `_low`, `_high`, `_seeds`; no r2 where few
+        test rows hold so few values that those of a resample may be equal;
         `paired/<arm>-<control>/ridge[@<pooling>]/rmse`; `correct` holds squared errors, (test
         rows,), averaged over seeds.
 
@@ -129,7 +130,8 @@ def score_regression(
             mse = np.column_stack([resampled_means(errors, seed=seed), errors.mean(axis=1)])
             resampled[key] = np.sqrt(mse).mean(axis=0)
             metrics |= _entry(f"{key}/rmse", resampled[key], len(pairs))
-            metrics |= _entry(f"{key}/r2", 1 - (mse / variance).mean(axis=0), len(pairs))
+            if variance.min() > 0:
+                metrics |= _entry(f"{key}/r2", 1 - (mse / variance).mean(axis=0), len(pairs))
     metrics |= _pairs(arms, primary, resampled)
     return Scores(metrics, squares)
 

@@ -98,8 +98,11 @@ def test_missing_and_extra_columns_are_named() -> None:
 
 def test_what_a_column_cannot_hold_is_named() -> None:
     fitted = TablePreprocess.fit(mixed())
-    with pytest.raises(ValueError, match="column 'float' was numeric when fitted"):
+    with pytest.raises(ValueError, match="column 'float' was numeric when fitted; now: 'text' in"):
         fitted.transform(mixed().assign(float="text"))
+    late = mixed().assign(float=["1.5", None, 2.5] * 5 + ["oops"] * 25)
+    with pytest.raises(ValueError, match="now: 'oops' in row 115"):
+        fitted.transform(late.set_axis(range(100, 140)))
     with pytest.raises(ValueError, match="column 'day' held dates when fitted"):
         fitted.transform(mixed().assign(day="no date"))
     with pytest.raises(ValueError, match="column 'float' holds 1 infinite values"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,32 @@ def test_what_columns_are_taken_for_is_said() -> None:
     assert "80% of its values look like numbers" in lines[3] and "'number'" in lines[3]
     assert "'day'" in lines[4] and "data.dates" in lines[4] and len(lines) == 5
     assert len(columns_in_words(TablePreprocess.fit(frame), frame, ["number", "day"])) == 3
+
+
+def test_names_and_splits_that_were_read_by_mistake_are_said() -> None:
+    frame = pd.DataFrame({"Unnamed: 0": range(20), "part": ["train", "test"] * 10})
+    lines = columns_in_words(TablePreprocess.fit(frame), frame)
+    assert "'Unnamed: 0' has no name" in lines[2] and "data.drop" in lines[2]
+    assert "'part' holds test, train" in lines[3] and "data.split" in lines[3] and len(lines) == 4
+    headless = pd.DataFrame(np.arange(40.0).reshape(20, 2), columns=["-1.25", "3e-2"])
+    lines = columns_in_words(TablePreprocess.fit(headless), headless)
+    assert lines[1:] == [
+        "note: the columns are named -1.25, 3e-2: if the file has no header, write one"
+    ]
+    counted = headless.set_axis(["0", "1"], axis=1)
+    assert len(columns_in_words(TablePreprocess.fit(counted), counted)) == 1
+
+
+def test_numbers_of_two_types_are_numbers() -> None:
+    frame = pd.DataFrame({"x": [Decimal("0.5"), 1.5, np.int64(2), None] * 5}, dtype=object)
+    process = TablePreprocess.fit(frame)
+    assert process.numeric_names == ("x",)
+    same = TablePreprocess.fit(pd.DataFrame({"x": [0.5, 1.5, 2.0, None] * 5}))
+    np.testing.assert_array_equal(
+        process.transform(frame).numeric, same.transform(frame.astype(float)).numeric
+    )
+    for other in (True, "2"):
+        assert TablePreprocess.fit(pd.DataFrame({"x": [0.5, other] * 5})).category_names == ("x",)
 
 
 def test_a_run_does_not_go_on_over_other_rows(tmp_path: Path) -> None:

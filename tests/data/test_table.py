@@ -190,6 +190,14 @@ def test_another_separator_is_named(mark: str, tmp_path: Path) -> None:
         read_frame(path)
 
 
+def test_a_file_is_named_once(tmp_path: Path) -> None:
+    place = tmp_path / "t.csv"
+    place.write_text("a\n1\n2\n")
+    for twice in (f"{place},{tmp_path}/./t.csv", f"{place}, {tmp_path}/*.csv"):
+        with pytest.raises(ValueError, match=r"t.csv twice; its rows"):
+            read_frame(twice)
+
+
 def test_equal_headers_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,b,a\n" + "1,2,3\n" * 20)

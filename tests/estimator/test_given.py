@@ -40,6 +40,7 @@ def test_threads_do_not_disturb_each_other() -> None:
         ({"device": "gpu"}, "device = 'gpu'"),
         ({"settings": 5}, "settings = 5"),
         ({"settings": {"data.drop": ("a",)}}, "settings names 'data.drop'"),
+        ({"settings": {"train.epochs": 2.0}}, "pretrained for `steps`"),
         ({"settings": {"objective.detection": -1.0}}, "objective.detection = -1"),
         ({"settings": {"data.max_levels": 0}}, "data.max_levels = 0"),
         ({"settings": {"tokens.bins": 0}}, "tokens.bins = 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,25 @@ def test_unlabelled_rows_take_part_in_pretraining_only() -> None:
     assert np.isfinite(arrays.predict(rest[["size", "age"]].to_numpy())).all()
     with pytest.raises(ValueError, match=r"\['town'\] are missing"):
         TabularJEPARegressor(**wanted).fit(labelled, price[:60], unlabeled=rest[["size", "age"]])
+
+
+def test_unlabelled_rows_of_another_type() -> None:
+    frame, price = houses()
+    exact = frame.assign(size=[Decimal(repr(value)) for value in frame["size"]])
+    wanted = {**SMALL, "random_state": 0}
+    model = TabularJEPARegressor(**wanted).fit(exact[:60], price[:60], unlabeled=frame[60:])
+    same = TabularJEPARegressor(**wanted).fit(frame[:60], price[:60], unlabeled=frame[60:])
+    assert np.array_equal(model.predict(frame), same.predict(frame))
+    lasting = frame.assign(age=pd.to_timedelta(frame["age"], "D"))
+    with pytest.raises(ValueError, match=r"'age' holds .*\(duration\) in X and .* \(numeric\)"):
+        TabularJEPARegressor(**wanted).fit(lasting[:60], price[:60], unlabeled=frame[60:])
+
+
+@pytest.mark.parametrize("head", ["linear", "finetune"])
+def test_one_label_is_too_few(head: str) -> None:
+    frame, price = houses()
+    with pytest.raises(ValueError, match=r"1 labelled sample\(s\).* at least 2"):
+        TabularJEPARegressor(head=head, **SMALL).fit(frame[:1], price[:1], unlabeled=frame)
 
 
 def test_cross_validation() -> None:

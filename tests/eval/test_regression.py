@@ -63,6 +63,12 @@ def arms() -> tuple[list[Arm], np.ndarray, np.ndarray]:
     return made, Y[:120], Y[120:]
 
 
+def test_test_rows_of_one_value_have_no_r2() -> None:
+    made, y, truth = arms()
+    found = score_regression(made, y, np.full_like(truth, 2.0), "p").metrics
+    assert not [name for name in found if "r2" in name] and np.isfinite(list(found.values())).all()
+
+
 def test_scores_by_hand() -> None:
     made, y, truth = arms()
     scores = score_regression(made, y, truth, "p")

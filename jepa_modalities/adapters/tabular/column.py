@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 NUMERIC = ("integer", "floating", "mixed-integer-float", "decimal", "empty")
+MIXED = ("mixed", "mixed-integer")  # perhaps floats and decimals
 DATES = ("datetime64", "datetime", "date")
 DURATIONS = ("timedelta64", "timedelta")
 # A date becomes its day number and the phases of its year, week and day.
@@ -85,7 +87,14 @@ def kind_of(column: Series[Any]) -> str:
     if column.dtype != object:
         return "category"
     found = kinds.infer_dtype(column, skipna=True)
-    return "numeric" if found in NUMERIC else "date" if found in DATES else "category"
+    if found in NUMERIC or (found in MIXED and all(map(_is_number, column.dropna()))):
+        return "numeric"
+    return "date" if found in DATES else "category"
+
+
+def _is_number(value: object) -> bool:
+    real = int | float | Decimal | np.integer | np.floating
+    return isinstance(value, real) and not isinstance(value, bool)
 
 
 def is_duration(column: Series[Any]) -> bool:
@@ -115,8 +124,9 @@ def numbers(column: Series[Any]) -> NDArray[np.float64]:
             plain = pd.to_numeric(column.astype(object), errors="raise")
             values = plain.astype("float64").to_numpy()
         except (ValueError, TypeError) as error:
+            found = _no_number(column) or str(error)
             raise ValueError(
-                f"column {column.name!r} was numeric when fitted; now: {error}. Clean it, or fit "
+                f"column {column.name!r} was numeric when fitted; now: {found}. Clean it, or fit "
                 f"again with this column named as categorical"
             ) from None
     if np.isinf(values).any():
@@ -126,6 +136,15 @@ def numbers(column: Series[Any]) -> NDArray[np.float64]:
             f"counts as missing"
         )
     return values
+
+
+def _no_number(column: Series[Any]) -> str:
+    """What text stands first where numbers are expected, and its row; "" for none."""
+    import pandas as pd
+
+    text = column[[isinstance(value, str) for value in column]]
+    strange = text[pd.to_numeric(text, errors="coerce").isna()]
+    return f"{strange.iloc[0]!r} in row {strange.index[0]}" if len(strange) else ""
 
 
 def dates(column: Series[Any]) -> NDArray[np.float64]:

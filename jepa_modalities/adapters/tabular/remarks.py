@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jepa_modalities.adapters.tabular.preprocess import TablePreprocess
-from jepa_modalities.data.table import moments
+from jepa_modalities.data.table import SPLITS, moments
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,10 +36,35 @@ def columns_in_words(
         "left out, all values equal": [name for name in process.names if name not in kinds],
     }
     lines = [f"{len(names)} {what}: {_listed(names)}" for what, names in parts.items() if names]
+    lines += _names(process.names)
     for column in process.columns:
         if column.kind == "category" and column.name not in categorical:
-            lines += _remark(frame, column.name, len(column.levels))
+            lines += _remark(frame, column.name, column.levels)
     return lines
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    """Sentences on names that a CSV file without header, or with an index, leads to."""
+    found = [
+        f"note: column {name!r} has no name in the file; if it only counts the rows, leave it out "
+        f"with data.drop"
+        for name in names
+        if name.startswith("Unnamed: ")
+    ]
+    counted = {str(number) for number in range(len(names))}
+    if not set(names) <= counted and all(map(_is_number, names)):
+        found.append(
+            f"note: the columns are named {_listed(names)}: if the file has no header, write one"
+        )
+    return found
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -47,14 +72,19 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _remark(frame: DataFrame, name: str, levels: int) -> list[str]:
-    """A sentence on text that looks like numbers or dates; none on other columns."""
+def _remark(frame: DataFrame, name: str, levels: Sequence[str]) -> list[str]:
+    """A sentence on text that looks like numbers, dates or a split; none on other columns."""
     import pandas as pd
 
+    if set(levels) <= set(SPLITS):
+        return [
+            f"note: {name!r} holds {', '.join(sorted(levels))} and counts as a category: if it "
+            f"says which rows to train on, name it in data.split"
+        ]
     values = frame[name].dropna().iloc[:LOOKED_AT]
     if not len(values) or not all(isinstance(value, str) for value in values):
         return []
-    taken = f"note: {name!r} is text, so it counts as a category of {levels} levels, but"
+    taken = f"note: {name!r} is text, so it counts as a category of {len(levels)} levels, but"
     dotted = values.str.replace(",", ".", regex=False)
     share = float(pd.to_numeric(dotted, errors="coerce").notna().mean())
     if share >= MOSTLY:
