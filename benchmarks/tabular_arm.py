@@ -199,7 +199,8 @@ class Data:
         """
         if variant.arguments.get("include_inputs"):
             raise SystemExit("include_inputs: read the arm NAME+ple instead, it is the same")
-        weights, about = keep.with_suffix(".safetensors"), keep.with_suffix(".json")
+        # Not `with_suffix`: a variant may be called vicreg_0.1.
+        weights, about = (keep.with_name(keep.name + end) for end in (".safetensors", ".json"))
         place = keep.with_name(f"{keep.name}--{self.score}.npz")
         if not about.exists():
             model = TabularJEPA(
@@ -245,10 +246,15 @@ def parse_variant(text: str, steps: int) -> Variant:
 
     A key with a dot is a setting of the recipe, one without an argument of `TabularJEPA`; `steps`
     is the number of steps of this variant.
+
+    Raises:
+        SystemExit: a name that files and arms side by side cannot have.
     """
     import ast
 
     name, _, rest = text.partition(":")
+    if not name or set(name) & set("+/") or "--" in name:
+        raise SystemExit(f"--variant {text!r}: give a name without '+', '/' and '--' before ':'")
     settings: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
     for item in filter(None, rest.split(";")):

@@ -180,7 +180,7 @@ class Suite:
     def _finetuned(self, arm: str, seed: int) -> Predictions:
         """The whole encoder learns on, from pretrained or from untrained weights."""
         parts = self.features(arm, seed)  # there is an encoder file from here on
-        model = load_encoder((self.home / f"{arm}_{seed}").with_suffix(".safetensors"))
+        model = load_encoder(self.home / f"{arm}_{seed}.safetensors")
         tokenizer: Any = model.tokenizer.to(self.own.device)
         packed = [pack(tokenizer.preprocess.transform(self.data.frame(n))) for n in range(3)]
         recipe = replace(DEFAULT, epochs=3) if self.own.quick else DEFAULT

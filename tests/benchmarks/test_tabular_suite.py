@@ -130,6 +130,19 @@ def test_variants_are_parsed(load: Any) -> None:
     control = arm.untrained(found)
     assert control.steps == 0 and control.arguments == found.arguments
     assert arm.parse_variant("jepa", 99).steps == 99
+    for name in ("jepa+more", "a/b", "a--b", ""):
+        with pytest.raises(SystemExit, match="give a name without"):
+            arm.parse_variant(f"{name}:dim=8", 99)
+
+
+def test_a_dot_in_a_name_keeps_encoders_apart(load: Any, root: Path) -> None:
+    arm = load("tabular_arm")
+    data = arm.Data("abalone", "val")
+    for weight in ("0.1", "0.2"):
+        one = arm.Variant(f"w_{weight}", 0, {}, {"dim": 8, "heads": 1})
+        for seed in range(2):
+            data.encoder(one, seed, "cpu", root / f"{one.name}_{seed}")
+    assert len(list(root.glob("w_*.safetensors"))) == len(list(root.glob("w_*.json"))) == 4
 
 
 def test_verdicts_count_a_win_over_every_control_only(load: Any) -> None:
