@@ -134,7 +134,12 @@ def verdicts(tables: dict[str, Any], learned: str) -> dict[str, Any]:
 def _beaten(
     rows: dict[str, Any], metrics: dict[str, str], controls: Sequence[str], learned: str
 ) -> dict[str, Any]:
-    """Tables on which paired differences say "beats": of all controls, of the bar, of each."""
+    """Tables on which paired differences say "beats": of all controls, of the bar, of each.
+
+    Controls that a head does not have (fine-tuning: all but untrained encoders) are left out, and
+    then nothing is said of all of them.
+    """
+    known = {key for pairs in rows.values() for key in pairs}
 
     def where(*wanted: str) -> list[str]:
         return [
@@ -144,17 +149,16 @@ def _beaten(
         ]
 
     added = f"{learned}+bar-"
-    return {
-        "tables": list(rows),
-        "beats all controls": where(*controls),
-        f"{learned}+bar beats bar": [
+    found: dict[str, Any] = {"tables": list(rows)}
+    if known.issuperset(controls):
+        found["beats all controls"] = where(*controls)
+        found[f"{learned}+bar beats bar"] = [
             name
             for name in rows
             for key in rows[name]
             if key.startswith(added) and name in where(key)
-        ],
-        **{key: where(key) for key in controls},
-    }
+        ]
+    return found | {key: where(key) for key in controls if key in known}
 
 
 def ranks(tables: dict[str, Any], head: str) -> dict[str, float]:
