@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # imported later, its defaults would hold a group
 from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
@@ -116,6 +118,10 @@ def processes(device_name: str) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+        # Gloo's threads drop the tensors of the last calls, for which they need the interpreter;
+        # where they meet its end, the process is aborted. Destroying joins them, but DTensor's
+        # caches (FSDP) hold the group: those threads get their turn here.
+        time.sleep(0.1)
 
 
 class _Gather(torch.autograd.Function):

@@ -30,8 +30,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
         [*program, "--nproc-per-node", "2", str(CURVE), str(out), *TOGETHER],
-        # Two launches were ended by a signal (once at exit, once while FSDP gathered a checkpoint),
-        # cause unknown: the next one leaves its stacks.
+        # A launch was once ended by SIGSEGV while FSDP gathered a checkpoint, cause unknown: the
+        # next one leaves its stacks.
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         capture_output=True,
         text=True,
@@ -122,6 +122,37 @@ def test_alone_nothing_is_wrapped_or_gathered() -> None:
     assert peers.main and peers.agree("here") == "here"
     with pytest.raises(ValueError, match=r"train\.strategy = 'zero'.*'ddp' or 'fsdp'"):
         wrap(model, peers, "zero")
+
+
+LEAVES = """
+import sys
+from pathlib import Path
+from jepa_modalities.train import distributed  # before the group is made: this is what is tested
+import torch
+import torch.distributed as dist
+
+def threads():
+    return [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
+
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+model(torch.ones(3, 2)).sum().backward()
+inside = sum("gloo" in name for name in threads())
+del model
+dist.destroy_process_group()
+print(inside, sum("gloo" in name for name in threads()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="/proc tells the threads' names")
+def test_no_thread_of_a_group_outlives_it(tmp_path: Path) -> None:
+    """One that wants the interpreter when it ends aborts the process (std::terminate)."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES, str(tmp_path / "store")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    inside, left = map(int, done.stdout.split())
+    assert inside > 0 and left == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
