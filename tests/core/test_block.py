@@ -128,13 +128,13 @@ def test_mlp_ratio_need_not_be_an_integer() -> None:
 
 def test_tail_equals_the_last_rows_of_the_whole_block() -> None:
     torch.manual_seed(0)
-    block = Block(16, 4).double()
-    x = torch.randn(3, 9, 16, dtype=torch.float64)
+    block, x = Block(16, 4), torch.randn(3, 9, 16)
     allowed = torch.rand(3, 1, 1, 9) > 0.3
     allowed[..., 0] = True
     for bias in (None, allowed):
         whole = block(x, bias)
-        torch.testing.assert_close(block(x, bias, tail=4), whole[:, -4:], rtol=1e-12, atol=1e-12)
+        # Attention is fp32 on the CPU: other shapes are summed in another order on some processors.
+        torch.testing.assert_close(block(x, bias, tail=4), whole[:, -4:], rtol=1e-5, atol=1e-6)
 
 
 def test_relative_positions_by_plain_loops() -> None:
